@@ -1,0 +1,136 @@
+"""The spec: what one sandbox is asked to be.
+
+A `Spec` is frozen, hashable and JSON-able: the builder makes sandboxes ahead of need and matches them to
+tests by equality. It holds only checked values in base units; the forms people type are `keys.KEYS`.
+Contradictions between keys are found by `contradictions`, before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.units import format_size
+
+__all__ = ["IoLimit", "Spec", "contradictions"]
+
+Env = tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IoLimit:
+    """Throttle of the block device that holds `path` (None: the working directory), in bytes per second."""
+
+    read: int | None = None
+    write: int | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One sandbox. Sizes in bytes, times in seconds, `cpu` in CPUs, paths absolute on the host.
+
+    Attributes:
+        cpu: CFS quota as a number of CPUs; None: no cap.
+        memory: cap of the memory cgroup; None: no cap.
+        swap: swap allowed on top of `memory`; None means 0 where `memory` is set.
+        pids: most tasks at a time.
+        disk: size of the writable layer's tmpfs; None: the kernel's default, half of the RAM.
+        io: throttle of a block device.
+        net: network mode.
+        timeout: from joining the sandbox to the end of the process's teardown.
+        rootfs: what the root file system is made of.
+        writable: host paths passed through read-write.
+        hide: paths that are empty inside.
+        env: variables to set, or to remove where the value is None.
+        hostname: None keeps the host's name (in a UTS namespace of its own all the same).
+        user: ``self``, ``root``, or a user id.
+        fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
+        leak: whether processes left behind are reported or fail the test.
+    """
+
+    cpu: float | None = None
+    memory: int | None = None
+    swap: int | None = None
+    pids: int | None = None
+    disk: int | None = None
+    io: IoLimit | None = None
+    net: Literal["none", "host"] = "none"
+    timeout: float | None = None
+    rootfs: str = "host"
+    writable: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    env: Env = ()
+    hostname: str | None = None
+    user: str | int = "self"
+    fixtures: Literal["shared", "inside"] = "shared"
+    leak: Literal["report", "fail"] = "report"
+
+    def sandbox(self) -> Spec:
+        """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
+        return replace(self, timeout=None, env=(), fixtures="shared", leak="report")
+
+    def without(self, keys: Iterable[str]) -> Spec:
+        """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
+        defaults = Spec()
+        return replace(self, **{key: getattr(defaults, key) for key in keys})
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what differs from a bare spec."""
+        default = asdict(Spec())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Spec:
+        known = {field.name for field in fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        if io := values.get("io"):
+            values["io"] = IoLimit(**io)
+        for name in ("writable", "hide"):
+            if name in values:
+                values[name] = tuple(values[name])
+        if "env" in values:
+            values["env"] = tuple((name, value) for name, value in values["env"])
+        return cls(**values)
+
+
+def _within(path: str, tree: str) -> bool:
+    return path == tree or path.startswith(tree.rstrip(os.sep) + os.sep)
+
+
+def contradictions(spec: Spec) -> list[SpecError]:
+    """Every pair of keys that can't both be meant; the errors carry no place yet."""
+    found = []
+    if spec.disk is not None and spec.memory is not None and spec.disk > spec.memory + (spec.swap or 0):
+        found.append(
+            SpecError(
+                "disk+memory",
+                f"disk={format_size(spec.disk)} on a tmpfs is charged to memory={format_size(spec.memory)}: "
+                "a test that fills its disk would be killed by the memory cap first",
+                "disk no larger than memory (plus swap)",
+            )
+        )
+    if spec.swap and spec.memory is None:
+        found.append(SpecError("swap", "a swap cap without a memory cap caps nothing", 'memory="…" beside it'))
+    for path in spec.writable:
+        if path == "/":
+            found.append(SpecError("writable", "'/' would make the whole host writable", "paths below /"))
+        for tree in ("/proc", "/sys", "/dev"):
+            if _within(path, tree):
+                found.append(
+                    SpecError("writable", f"{path!r} lies in {tree}, which each sandbox has of its own",
+                              "paths outside /proc, /sys and /dev")
+                )  # fmt: skip
+        for hidden in spec.hide:
+            if _within(hidden, path) or _within(path, hidden):
+                found.append(
+                    SpecError("hide+writable", f"hide={hidden!r} and writable={path!r} contain one another",
+                              "paths that don't overlap")
+                )  # fmt: skip
+    for hidden in spec.hide:
+        if hidden in ("/", "/proc", "/sys", "/dev"):
+            found.append(SpecError("hide", f"{hidden!r} can't be hidden: no program runs without it", "other paths"))
+    return found

@@ -1,0 +1,64 @@
+"""What a sandbox consumed. A figure the machine can't give is None, and then absent from reports: never zero."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["ProcessInfo", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """A process seen inside a sandbox; `pid` is the sandbox's own numbering."""
+
+    pid: int
+    name: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}): {self.command}" if self.command else f"{self.name} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Figures of one sandbox, in seconds and bytes.
+
+    Attributes:
+        cpu_seconds: user plus system time of everything that ran in it.
+        cpu_throttled_seconds: time that runnable threads were held back by the CPU cap.
+        memory_peak_bytes: highest charge of the memory cgroup (heap touched after the fork, page cache, tmpfs).
+        pids_peak: highest number of simultaneous tasks.
+        io_read_bytes, io_write_bytes: block I/O charged to the sandbox.
+        disk_written_bytes: size of the upper layer when the test ended.
+        wall_seconds: from joining the sandbox to the end of the process's teardown.
+        setup_seconds: what the sandbox itself cost the run: waiting for it, fork, join and release.
+        oom_kills: processes killed by the memory cap.
+        leaked_processes: processes alive inside after the test process ended.
+    """
+
+    cpu_seconds: float | None = None
+    cpu_user_seconds: float | None = None
+    cpu_system_seconds: float | None = None
+    cpu_throttled_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+    pids_peak: int | None = None
+    io_read_bytes: int | None = None
+    io_write_bytes: int | None = None
+    disk_written_bytes: int | None = None
+    wall_seconds: float | None = None
+    setup_seconds: float | None = None
+    oom_kills: int | None = None
+    leaked_processes: int | None = None
+
+    def properties(self) -> list[tuple[str, float | int]]:
+        """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""
+        return [(f"isolate.{name}", value) for name, value in self.to_json().items()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Usage:
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
