@@ -1,0 +1,128 @@
+"""Capabilities, `no_new_privs` and the session keyring: what a process gives up before it runs a test.
+
+Sources: capabilities(7), capset(2), prctl(2), keyctl(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from pytest_isolate.kernel.syscalls import prctl, syscall
+
+__all__ = ["DOCKER_DEFAULT", "has_sys_admin", "join_session_keyring", "limit_capabilities", "set_no_new_privs"]
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_CAPBSET_READ: Final = 23
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+
+_SYS_ADMIN: Final = 21
+_SETPCAP: Final = 8
+
+DOCKER_DEFAULT: Final = frozenset(
+    {
+        0,  # CAP_CHOWN
+        1,  # CAP_DAC_OVERRIDE
+        3,  # CAP_FOWNER
+        4,  # CAP_FSETID
+        5,  # CAP_KILL
+        6,  # CAP_SETGID
+        7,  # CAP_SETUID
+        8,  # CAP_SETPCAP
+        10,  # CAP_NET_BIND_SERVICE
+        13,  # CAP_NET_RAW
+        18,  # CAP_SYS_CHROOT
+        27,  # CAP_MKNOD
+        29,  # CAP_AUDIT_WRITE
+        31,  # CAP_SETFCAP
+    }
+)
+"""The set a Docker container has by default (moby, daemon/pkg/oci/caps/defaults.go)."""
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def _last_capability() -> int:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def limit_capabilities(keep: Iterable[int]) -> None:
+    """Leave only `keep`: in the bounding set, so that no exec can regain more, then in the other sets.
+
+    Raises:
+        OSError: EPERM without CAP_SETPCAP in the caller's user namespace.
+    """
+    kept = frozenset(keep)
+    for capability in range(_last_capability() + 1):
+        if capability not in kept:
+            prctl(_PR_CAPBSET_DROP, capability)
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    capset(kept)
+
+
+def capset(keep: Iterable[int]) -> None:
+    """capset(2): `keep` as permitted and effective set, nothing inheritable. Raises OSError."""
+    data = (_Data * 2)()
+    for capability in keep:
+        word, bit = divmod(capability, 32)
+        data[word].effective |= 1 << bit
+        data[word].permitted |= 1 << bit
+    header = _Header(_CAPABILITY_VERSION_3, 0)
+    syscall("capset", ctypes.byref(header), ctypes.byref(data))
+
+
+def set_no_new_privs() -> None:
+    """No exec of the caller or its descendants gains privileges again (Linux 3.5). Raises OSError."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Send the caller signal `number` when the thread that created it ends. Raises OSError."""
+    prctl(_PR_SET_PDEATHSIG, number)
+
+
+def has_sys_admin() -> bool:
+    """Whether CAP_SYS_ADMIN is in the caller's effective set."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _SYS_ADMIN & 1)
+    return False
+
+
+def join_session_keyring() -> None:
+    """A new, anonymous session keyring for the caller, so that keys of the host's session are out of reach.
+
+    Where seccomp forbids keyctl (Docker's default profile) no key can be reached anyway: that passes.
+    The quota of keys is given back by a kernel worker a moment after a keyring's last user exits, so EDQUOT
+    is tried again for up to a second.
+
+    Raises:
+        OSError: EDQUOT.
+    """
+    for attempt in range(100):
+        try:
+            syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOSYS):
+                return
+            if error.errno != errno.EDQUOT or attempt == 99:
+                raise
+            time.sleep(0.01)
+        else:
+            return
