@@ -13,19 +13,15 @@ from typing import Final
 
 from pytest_isolate.kernel.syscalls import prctl, syscall
 
-__all__ = ["DOCKER_DEFAULT", "has_sys_admin", "join_session_keyring", "limit_capabilities", "set_no_new_privs"]
+__all__ = ["DOCKER_DEFAULT", "capset", "drop_bounding", "join_session_keyring", "set_no_new_privs", "set_parent_death_signal"]
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
-
-_SYS_ADMIN: Final = 21
-_SETPCAP: Final = 8
 
 DOCKER_DEFAULT: Final = frozenset(
     {
@@ -61,8 +57,8 @@ def _last_capability() -> int:
         return int(file.read())
 
 
-def limit_capabilities(keep: Iterable[int]) -> None:
-    """Leave only `keep`: in the bounding set, so that no exec can regain more, then in the other sets.
+def drop_bounding(keep: Iterable[int]) -> None:
+    """Drop all but `keep` from the bounding set, so that no exec can regain them, and empty the ambient set.
 
     Raises:
         OSError: EPERM without CAP_SETPCAP in the caller's user namespace.
@@ -72,7 +68,6 @@ def limit_capabilities(keep: Iterable[int]) -> None:
         if capability not in kept:
             prctl(_PR_CAPBSET_DROP, capability)
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    capset(kept)
 
 
 def capset(keep: Iterable[int]) -> None:
@@ -94,15 +89,6 @@ def set_no_new_privs() -> None:
 def set_parent_death_signal(number: int) -> None:
     """Send the caller signal `number` when the thread that created it ends. Raises OSError."""
     prctl(_PR_SET_PDEATHSIG, number)
-
-
-def has_sys_admin() -> bool:
-    """Whether CAP_SYS_ADMIN is in the caller's effective set."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _SYS_ADMIN & 1)
-    return False
 
 
 def join_session_keyring() -> None:

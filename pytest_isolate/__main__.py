@@ -1,0 +1,152 @@
+"""The command line: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, also as `pytest-isolate`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from pytest_isolate import __version__
+from pytest_isolate.model.errors import IsolateError, SpecError
+from pytest_isolate.model.keys import KEYS, Key, parse_keys
+from pytest_isolate.model.spec import Spec, contradictions
+from pytest_isolate.model.units import format_duration
+from pytest_isolate.model.usage import Usage
+from pytest_isolate.sandbox import Pool, Process, Sandbox
+
+__all__ = ["main"]
+
+_USAGE_ERROR: Final = 2
+_TIMED_OUT: Final = 124
+_NOT_BUILT: Final = 125
+_NOT_EXECUTABLE: Final = 126
+_NOT_FOUND: Final = 127
+_PYTEST_ONLY: Final = ("fixtures",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: the command's own; 128 + N if signal N ended it; 124 timeout, 125 no sandbox, as timeout(1), docker."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser.error("run needs a command: pytest-isolate run -- COMMAND")
+    try:
+        spec = _spec(options)
+    except ExceptionGroup as group:
+        for error in group.exceptions:
+            print(f"pytest-isolate: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    try:
+        return _run(spec, command, options)
+    except IsolateError as error:
+        print(f"pytest-isolate: {error}", file=sys.stderr)
+        return _NOT_BUILT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pytest-isolate", description="Sandboxes for tests, and for any command.")
+    parser.add_argument("--version", action="version", version=f"pytest-isolate-sandbox {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a command in a sandbox", description="Run a command in a sandbox.")
+    for key in _keys():
+        run.add_argument(
+            f"--{key.name}",
+            action="append" if key.many else "store",
+            metavar="NAME=VALUE" if key.many == "lines" else "PATH" if key.many else "VALUE",
+            help=f"{key.help}; {key.accepted} (default: {key.default})".replace("%", "%%"),
+        )
+    run.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, relative to each hierarchy's mount point")
+    run.add_argument("--usage", action="store_true", help="print what it used to standard error")
+    run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
+    return parser
+
+
+def _keys() -> Iterator[Key]:
+    return (key for key in KEYS.values() if key.name not in _PYTEST_ONLY)
+
+
+def _spec(options: argparse.Namespace) -> Spec:
+    """Raises ExceptionGroup of SpecError."""
+    given = {key.name: value for key in _keys() if (value := getattr(options, key.name)) is not None}
+    values, errors = parse_keys(given, os.getcwd(), "command line", text=True)
+    spec = Spec(**values)
+    errors += [error.at("command line") for error in contradictions(spec)]
+    if errors:
+        raise ExceptionGroup("bad options", errors)
+    return spec
+
+
+def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
+    pool = Pool(cgroup=options.cgroup, depth=0)
+    try:
+        with Sandbox(spec, pool=pool) as box:
+            started = time.monotonic()
+            try:
+                process = box.popen(command, foreground=True)
+            except OSError as error:
+                print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
+                return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+            with _forwarding(process):
+                status = _wait(box, process, spec.timeout)
+            left = box.processes()
+            usage = replace(box.usage(), wall_seconds=time.monotonic() - started, leaked_processes=len(left))
+            for info in left:
+                print(f"pytest-isolate: left behind: {info}", file=sys.stderr)
+            if options.usage:
+                _print_usage(usage)
+    finally:
+        pool.close()
+    return 1 if status == 0 and left and spec.leak == "fail" else status
+
+
+def _wait(box: Sandbox, process: Process, timeout: float | None) -> int:
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        print(f"pytest-isolate: killed after {format_duration(timeout or 0)}", file=sys.stderr)
+        box.kill()
+        process.wait()
+        return _TIMED_OUT
+    if box.events().oom_kills:
+        print(f"pytest-isolate: out of memory: {', '.join(box.events().oom_victims)}", file=sys.stderr)
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def _forwarding(process: Process) -> Iterator[None]:
+    """Signals meant for the command reach it; the terminal comes back afterwards."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    former: dict[int, Any] = {
+        number: signal.signal(number, lambda received, _frame: process.send_signal(received)) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if os.isatty(0):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+            os.tcsetpgrp(0, os.getpgrp())
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
+
+
+def _print_usage(usage: Usage) -> None:
+    for name, value in usage.properties():
+        print(f"{name} {value:.6f}" if isinstance(value, float) else f"{name} {value}", file=sys.stderr)
+
+
+def _exit() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _exit()

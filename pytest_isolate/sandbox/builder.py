@@ -1,0 +1,210 @@
+"""The builder: a small process of its own that makes sandboxes ahead of need and removes what they leave.
+
+It is a fresh interpreter, not a fork of pytest, so that its forks are cheap and no test code or thread is
+in it. It runs in its own session, ignores SIGINT, and watches pytest through a pidfd that pytest itself
+passed: when pytest ends, by SIGKILL too, it kills every init, removes the cgroups and its directory, and
+exits. Its own death ends every sandbox, because each init watches it; what it can't remove then, pytest
+does (see `Pool.close`), or the next run (`sweep`).
+
+Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec"}; {"op": "release", "n"}
+Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error"}
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Final
+
+from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, join, sweep_stale
+from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
+from pytest_isolate.kernel.namespaces import NAMES
+from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.host import HostRoot
+from pytest_isolate.sandbox.channel import Channel
+from pytest_isolate.sandbox.construct import Built, Construction
+from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
+from pytest_isolate.sandbox.init import open_program
+from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
+
+__all__ = ["main"]
+
+_REMOVAL_PAUSE: Final = 0.02
+_LAST_REMOVALS: Final = 5.0
+
+
+class Builder:
+    """One run's sandboxes.
+
+    Args:
+        channel: to pytest.
+        parent: pidfd of pytest.
+        setup: the first message: run, tmp, cwd, cgroup, places, trees.
+    """
+
+    def __init__(self, channel: Channel, parent: int, setup: dict[str, Any]) -> None:
+        self._channel = channel
+        self._cwd: str = setup["cwd"]
+        self._live: dict[int, tuple[Built, Group]] = {}
+        self._doomed: deque[Group] = deque()
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(parent, select.POLLIN)
+        self._parent = parent
+        self._hierarchy: Hierarchy = detect(setup["cgroup"])
+        self._workspace = Workspace(setup["tmp"], setup["run"])
+        try:
+            self._hierarchy.create_run(setup["run"])
+            self._entered = _enter(self._hierarchy.run_directories, self._hierarchy.bases)
+            self._construction = self._prepare(setup["places"], setup["trees"])
+        except BaseException:
+            self.end()
+            raise
+        sweep_stale(self._hierarchy.bases)
+        sweep_workspaces(setup["tmp"])
+
+    def _prepare(self, places: list[str], trees: list[str]) -> Construction:
+        identity = enter_run_namespace()
+        _step("make mounts private", mount, "none", "/", "", MS_REC | MS_PRIVATE)
+        root = HostRoot.prepare(self._workspace.path, rootless=identity.rootless, places=places, trees=trees)
+        self._hello(identity, root)
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        return Construction(root, identity, namespace, open_program(), os.pidfd_open(os.getpid()))
+
+    def _hello(self, identity: Identity, root: HostRoot) -> None:
+        hierarchy = self._hierarchy
+        facts = {
+            "mode": "rootless" if identity.rootless else "root",
+            "controllers": sorted(hierarchy.controllers),
+            "cgroup": hierarchy.layout,
+            "namespaces": list(NAMES),
+            "missing": {name: error.why for name, error in hierarchy.lacking.items()},
+        }
+        remains = {"workspace": self._workspace.path, "cgroups": hierarchy.run_directories}
+        self._channel.send({"hello": facts, "disk_path": root.disk_path, "remains": remains})
+
+    def serve(self) -> None:
+        """Until pytest closes the channel or ends."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while (message := self._receive()) is not None:
+                if message["op"] == "build":
+                    self._build(message["n"], Spec.from_json(message["spec"]))
+                elif message["op"] == "release":
+                    self._release(message["n"])
+                else:
+                    return
+
+    def _receive(self) -> dict[str, Any] | None:
+        """The next message; cgroups of released sandboxes are removed while there is none."""
+        while not (ready := self._poll.poll(_REMOVAL_PAUSE * 1000 if self._doomed else None)):
+            self._remove_doomed()
+        if any(fd == self._parent for fd, _ in ready):
+            return None
+        received = self._channel.receive()
+        return received[0] if received else None
+
+    def _build(self, number: int, spec: Spec) -> None:
+        group = None
+        try:
+            group = self._hierarchy.create(str(number), Caps.of(spec, self._cwd))
+            built = self._construction.build(spec, number)
+        except IsolateError as error:
+            if group is not None:
+                self._doomed.append(group)
+            self._channel.send({"n": number, "error": error.to_json()})
+            return
+        self._live[number] = (built, group)
+        self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
+
+    def _release(self, number: int) -> None:
+        if (known := self._live.pop(number, None)) is not None:
+            built, group = known
+            _kill(built)
+            self._doomed.append(group)
+
+    def _remove_doomed(self) -> None:
+        for _ in range(len(self._doomed)):
+            group = self._doomed.popleft()
+            if not self._hierarchy.remove(group):
+                self._doomed.append(group)
+
+    def end(self) -> None:
+        """Kill every init, remove cgroups and workspace; gives up on what stays busy for five seconds."""
+        for number in list(self._live):
+            self._release(number)
+        if getattr(self, "_entered", False):
+            _enter(self._hierarchy.bases, ())
+        deadline = time.monotonic() + _LAST_REMOVALS
+        while not self._hierarchy.remove_run() and time.monotonic() < deadline:
+            time.sleep(_REMOVAL_PAUSE / 4)
+        self._workspace.remove()
+
+
+def _enter(directories: tuple[str, ...], way_back: tuple[str, ...]) -> bool:
+    """Move the builder into cgroup `directories`, which become the root of the sandboxes' cgroup namespaces.
+
+    Only if it can return, as it must to remove them: a delegated directory may let it in but not out again.
+    """
+    if not all(os.access(f"{path}/tasks", os.W_OK) for path in way_back):
+        return False
+    try:
+        join(Group("", "", tuple(("", path) for path in directories)))
+    except SetupError:
+        return False
+    return True
+
+
+def _step(name: str, function: Any, *args: Any) -> None:
+    try:
+        function(*args)
+    except OSError as error:
+        raise SetupError.from_os_error(name, error) from None
+
+
+def _kill(built: Built) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
+    os.close(built.pidfd)
+
+
+def _quiet_signals() -> None:
+    """A terminal's Ctrl-C and hang-up are pytest's to handle; ended inits are reaped by the kernel.
+
+    SIGCHLD stays ignored over init's exec, which init relies on.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main(argv: list[str]) -> None:
+    """Args: the channel's fd, the pidfd of pytest."""
+    _quiet_signals()
+    channel = Channel(socket.socket(fileno=int(argv[0])))
+    parent = int(argv[1])
+    os.set_inheritable(parent, False)
+    os.set_inheritable(channel.fileno(), False)
+    first = channel.receive()
+    if first is None:
+        return
+    try:
+        builder = Builder(channel, parent, first[0])
+    except IsolateError as error:
+        with suppress(OSError):
+            channel.send({"error": error.to_json()})
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        builder.serve()
+    finally:
+        builder.end()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

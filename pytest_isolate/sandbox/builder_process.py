@@ -1,0 +1,205 @@
+"""The builder seen from pytest: a child process, its channel, the answers that have come."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pytest_isolate.kernel.cgroup import Group, clean_up, run_name
+from pytest_isolate.model.errors import SandboxGone, error_from_json
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox.channel import pair
+from pytest_isolate.sandbox.entry import Entrance
+from pytest_isolate.sandbox.sandbox import Placement
+from pytest_isolate.sandbox.workspace import remove_workspace
+
+__all__ = ["BuilderProcess", "Facts"]
+
+_GOODBYE: Final = 15.0
+_BOOT: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from pytest_isolate.sandbox.builder import main; main(sys.argv[2:])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What isolation is in force.
+
+    Attributes:
+        mode: whether the builder works as real root or in a user namespace of the run.
+        controllers: which caps can be set: ``cpu``, ``memory``, ``pids``, ``io``.
+        cgroup: ``v1``, ``hybrid``, ``v2`` or ``none``.
+        namespaces: the kinds that every sandbox has of its own.
+        missing: why not, by capability name.
+        disk_path: a path inside a sandbox that lies on its writable layer.
+    """
+
+    mode: Literal["root", "rootless"]
+    controllers: tuple[str, ...]
+    cgroup: str
+    namespaces: tuple[str, ...]
+    missing: dict[str, str]
+    disk_path: str = "/"
+
+
+class BuilderProcess:
+    """Starts a builder and doesn't wait for it.
+
+    Args:
+        setup: its first message, but for the run's name and the temporary directory.
+        tmp: where its workspace goes.
+
+    Raises:
+        OSError: it could not be started.
+    """
+
+    def __init__(self, setup: dict[str, Any], tmp: str) -> None:
+        self._channel, theirs = pair()
+        # The channel's fd tells apart the runs that one process has at a time.
+        run = run_name(os.getpid(), self._channel.fileno())
+        self._log = os.memfd_create("pytest-isolate-builder")
+        self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        me = os.pidfd_open(os.getpid())
+        try:
+            self._process = self._spawn(theirs.fileno(), me)
+        finally:
+            theirs.close()
+            os.close(me)
+        self._send({"op": "setup", "run": run, "tmp": tmp, **setup})
+        self._facts: Facts | None = None
+        self._workspace = os.path.join(tmp, run)
+        self._cgroups: list[str] = []
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._unwanted: set[int] = set()
+        self._pidfds: set[int] = set()
+
+    def _spawn(self, channel: int, me: int) -> subprocess.Popen[bytes]:
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        options = ["-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}"]
+        return subprocess.Popen(
+            [sys.executable, *options, "-c", _BOOT, package, str(channel), str(me)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(channel, me),
+            cwd="/",
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def facts(self) -> Facts:
+        """Its greeting, waited for once. Raises what it refused with, or SandboxGone."""
+        if self._facts is None:
+            message, _fds = self._receive()
+            if "error" in message:
+                raise error_from_json(message["error"])
+            hello = message["hello"]
+            self._facts = Facts(
+                mode=hello["mode"],
+                controllers=tuple(hello["controllers"]),
+                cgroup=hello["cgroup"],
+                namespaces=tuple(hello["namespaces"]),
+                missing=hello["missing"],
+                disk_path=message["disk_path"],
+            )
+            self._cgroups = message["remains"]["cgroups"]
+        return self._facts
+
+    def order(self, number: int, spec: Spec) -> None:
+        """Have a sandbox built under `number`."""
+        self._send({"op": "build", "n": number, "spec": spec.to_json()})
+
+    def answer(self, number: int) -> dict[str, Any]:
+        """The answer to order `number`; answers to others are kept. Raises SandboxGone."""
+        while number not in self._answers:
+            message, fds = self._receive()
+            if fds:
+                message["pidfd"] = fds[0]
+                self._pidfds.add(fds[0])
+            if message["n"] in self._unwanted:
+                self._unwanted.discard(message["n"])
+                self._drop(message)
+            else:
+                self._answers[message["n"]] = message
+        return self._answers.pop(number)
+
+    def placement(self, number: int, spec: Spec, answer: dict[str, Any]) -> Placement:
+        """The sandbox that `answer` tells of, for a test with `spec`."""
+        facts = self.facts()
+        group = Group.from_json(answer["group"])
+        group = group if group.v1 else None
+        entrance = Entrance(
+            spec=spec,
+            builder=self,
+            pidfd=answer["pidfd"],
+            group=group,
+            rootless=facts.mode == "rootless",
+            own_pid_namespace=self._pid_namespace,
+        )
+        return Placement(number, answer["init"], group, facts.disk_path, entrance)
+
+    def discard(self, number: int) -> None:
+        """Give up an order, answered or not."""
+        if (message := self._answers.pop(number, None)) is not None:
+            self._drop(message)
+        else:
+            self._unwanted.add(number)
+        self._send({"op": "release", "n": number})
+
+    def _drop(self, message: dict[str, Any]) -> None:
+        if "pidfd" in message:
+            self._pidfds.discard(message["pidfd"])
+            os.close(message["pidfd"])
+
+    def release(self, number: int, pidfd: int) -> None:
+        """Take back a sandbox that was handed out."""
+        self._pidfds.discard(pidfd)
+        os.close(pidfd)
+        self._send({"op": "release", "n": number})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with suppress(OSError):  # the answer that never comes tells of a dead builder
+            self._channel.send(message)
+
+    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+        if (received := self._channel.receive()) is None:
+            raise SandboxGone(f"the builder (pid {self.pid}) ended: {self._last_words()}", "see above; the next test starts another")
+        return received
+
+    def _last_words(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed its channel"
+        text = os.pread(self._log, 65536, 0).decode(errors="replace").strip()
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        return f"{how}\n{text}" if text else how
+
+    def close(self) -> None:
+        """End it and everything it made; remove what it left if it was killed."""
+        self._send({"op": "close"})
+        self._channel.close()
+        try:
+            code = self._process.wait(_GOODBYE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self.close_fds()
+        if code != 0:
+            clean_up(self._cgroups)
+            remove_workspace(self._workspace)
+
+    def close_fds(self) -> None:
+        """Close what belongs to this side alone; in a forked child, leave the builder to the parent."""
+        self._channel.close()
+        for fd in (self._log, self._pid_namespace, *self._pidfds):
+            os.close(fd)
+        self._pidfds.clear()

@@ -1,0 +1,139 @@
+"""Making one sandbox, in the builder: cgroup, mounts, namespaces, init.
+
+The order (see docs/explanation/architecture): a private copy of the builder's mount namespace receives the
+root file system while the builder still has its full privileges; init is then cloned into new namespaces,
+where that tree is a locked copy that nothing inside can take apart; init's id maps are written; init mounts
+what belongs to its own namespaces, pivots and becomes a program of one page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pytest_isolate.kernel.capabilities import set_parent_death_signal
+from pytest_isolate.kernel.clone import clone
+from pytest_isolate.kernel.namespaces import (
+    ALL,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    loopback_up,
+    write_id_maps,
+)
+from pytest_isolate.kernel.syscalls import sethostname, setns, unshare
+from pytest_isolate.model.errors import IsolateError, SetupError, error_from_json
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.host import HostRoot
+from pytest_isolate.rootfs.plan import Plan
+from pytest_isolate.sandbox.identity import Identity
+from pytest_isolate.sandbox.init import become_init
+
+__all__ = ["Built", "Construction"]
+
+_SIGKILL: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A sandbox that waits for its test: init's pid and pidfd."""
+
+    init_pid: int
+    pidfd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Construction:
+    """What every sandbox of a run is made with.
+
+    Attributes:
+        root: the prepared host tree.
+        identity: the caller's ids.
+        namespace: fd of the builder's mount namespace, to return to.
+        program: fd of init's program, or None.
+        builder: fd of the builder's own pidfd.
+    """
+
+    root: HostRoot
+    identity: Identity
+    namespace: int
+    program: int | None
+    builder: int
+
+    def build(self, spec: Spec, number: int) -> Built:
+        """Raises SetupError."""
+        plan = self.root.plan(spec, str(number))
+        flags = ALL & ~CLONE_NEWNET if spec.net == "host" else ALL
+        go_read, go_write = os.pipe()
+        status_read, status_write = os.pipe()
+        pid = 0
+        try:
+            _step("unshare mount namespace", unshare, CLONE_NEWNS)
+            self.root.apply_outside(plan)
+            pid, pidfd = _step("clone init", clone, flags)
+            if pid == 0:
+                os.close(go_write)
+                self._run_init(spec, plan, go_read, status_write)
+        finally:
+            if pid == 0:
+                for fd in (go_write, status_read):
+                    os.close(fd)
+            os.close(go_read)
+            os.close(status_write)
+            setns(self.namespace, CLONE_NEWNS)
+        try:
+            self._admit(pid, spec, go_write)
+            _await(status_read)
+        except BaseException:
+            os.kill(pid, _SIGKILL)
+            os.close(pidfd)
+            raise
+        finally:
+            os.close(status_read)
+            os.close(go_write)
+        return Built(pid, pidfd)
+
+    def _admit(self, pid: int, spec: Spec, go: int) -> None:
+        uids, gids = self.identity.maps(spec)
+        try:
+            write_id_maps(pid, uids, gids, setgroups=True)
+        except OSError as error:
+            hint = "give a user id that your user namespace maps (see /proc/self/uid_map)"
+            raise SetupError.from_os_error("write id map", error, hint=hint) from None
+        os.write(go, b"g")
+
+    def _run_init(self, spec: Spec, plan: Plan, go: int, status: int) -> None:
+        """Init's life before exec. Never returns; a failure goes to the builder as JSON."""
+        try:
+            set_parent_death_signal(_SIGKILL)
+            if os.read(go, 1) != b"g":
+                os._exit(1)
+            os.setsid()
+            if spec.net != "host":
+                _step("bring up loopback", loopback_up)
+            if spec.hostname is not None:
+                _step("sethostname", sethostname, spec.hostname)
+            self.root.apply_inside(plan)
+            become_init(self.program, self.builder)
+        except BaseException as error:
+            known = error if isinstance(error, IsolateError) else SetupError("start init", detail=repr(error))
+            os.write(status, json.dumps(known.to_json()).encode())
+        finally:
+            os._exit(1)
+
+
+def _step(name: str, function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except OSError as error:
+        raise SetupError.from_os_error(name, error) from None
+
+
+def _await(status: int) -> None:
+    """Wait for init's exec, which closes its end of the pipe, or for its error."""
+    data = b""
+    while chunk := os.read(status, 65536):
+        data += chunk
+    if data:
+        raise error_from_json(json.loads(data))

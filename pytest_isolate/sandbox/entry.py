@@ -1,0 +1,184 @@
+"""Entering a sandbox: one fork of the calling process into namespaces and cgroup that already exist.
+
+As real root the caller points its `pid_for_children` at the sandbox, forks, and points it back: one copy of
+the address space. An unprivileged caller isn't let back (setns to the own PID namespace is EPERM without
+CAP_SYS_ADMIN there), so a first fork enters and makes the test process as its sibling (`clone.sibling`).
+Either way the test process is a direct child of the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_isolate.kernel.capabilities import join_session_keyring
+from pytest_isolate.kernel.cgroup import Group, join
+from pytest_isolate.kernel.clone import sibling
+from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWPID
+from pytest_isolate.kernel.syscalls import setns
+from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox.identity import drop_privileges
+
+if TYPE_CHECKING:
+    from pytest_isolate.sandbox.builder_process import BuilderProcess
+
+__all__ = ["EXIT_NOT_JOINED", "Entrance"]
+
+EXIT_NOT_JOINED: Final = 70
+"""Exit status of a process that could not join its sandbox (EX_SOFTWARE)."""
+
+Failed = Callable[[SetupError], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What a process needs to enter one sandbox.
+
+    Attributes:
+        spec: the test's spec.
+        pidfd: of init.
+        group: the cgroup description, None without cgroups.
+        rootless: which of the two ways.
+        own_pid_namespace: fd of the caller's PID namespace.
+        builder: whose fds only the parent may keep.
+    """
+
+    spec: Spec
+    builder: BuilderProcess
+    pidfd: int
+    group: Group | None
+    rootless: bool
+    own_pid_namespace: int
+
+    def fork(self, failed: Failed) -> int:
+        """os.fork into the sandbox; see `Sandbox.fork`.
+
+        Raises:
+            OSError: from fork itself, or setns(2) of a sandbox that is gone.
+        """
+        return self._fork_twice(failed) if self.rootless else self._fork_once(failed)
+
+    def _fork_once(self, failed: Failed) -> int:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = -1
+        try:
+            setns(self.pidfd, CLONE_NEWPID)
+            try:
+                pid = _os_fork()
+            finally:
+                if pid != 0:
+                    setns(self.own_pid_namespace, CLONE_NEWPID)
+        finally:
+            if pid != 0:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if pid == 0:
+            self._guard(failed, lambda: self._enter(self._namespaces() & ~CLONE_NEWPID))
+            self._guard(failed, self._settle)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return pid
+
+    def _fork_twice(self, failed: Failed) -> int:
+        told, tell = os.pipe()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        first = -1
+        try:
+            first = _os_fork()
+            if first == 0:
+                os.close(told)
+                self._guard(failed, lambda: self._enter(self._namespaces()))
+                pid = self._guard(failed, sibling)
+                if pid:
+                    os.write(tell, b"%d" % pid)
+                    os._exit(0)
+                os.close(tell)
+                self._guard(failed, self._settle)
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                return 0
+            os.close(tell)
+            answer = os.read(told, 32)
+            if not answer:  # it couldn't join, has said so, and is waited for as the test process would be
+                return first
+            os.waitpid(first, 0)
+            return int(answer)
+        finally:
+            if first != 0:
+                os.close(told)
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _namespaces(self) -> int:
+        return ALL & ~CLONE_NEWNET if self.spec.net == "host" else ALL
+
+    def _enter(self, namespaces: int) -> None:
+        """cgroup first: its files can't be reached from inside. Then the working directory, by its path."""
+        if self.group is not None:
+            join(self.group)
+        here = _working_directory()
+        setns(self.pidfd, namespaces)
+        if isinstance(here, str):
+            _change_directory(here)
+        else:
+            os.fchdir(here)
+            os.close(here)
+
+    def _settle(self) -> None:
+        """What makes the process its own: process group, keyring, privileges, environment."""
+        os.setpgid(0, 0)
+        join_session_keyring()
+        drop_privileges(self.spec, rootless=self.rootless)
+        self.builder.close_fds()
+        for name, value in self.spec.env:
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def _guard(self, failed: Failed, step: Callable[[], Any]) -> Any:
+        """`step`, or the end of this process: nothing of a test runs in a sandbox that it joined by half."""
+        try:
+            return step()
+        except BaseException as error:
+            try:
+                failed(_as_setup_error(error))
+            finally:
+                os._exit(EXIT_NOT_JOINED)
+
+
+def _as_setup_error(error: BaseException) -> SetupError:
+    if isinstance(error, SetupError):
+        return error
+    if isinstance(error, OSError):
+        return SetupError.from_os_error("join the sandbox", error)
+    detail = error.message if isinstance(error, IsolateError) else repr(error)
+    return SetupError("join the sandbox", detail=detail)
+
+
+def _os_fork() -> int:
+    """os.fork without the DeprecationWarning that Python 3.12 gives a process with threads: the plugin says
+    in its own words which threads were alive, and under ``-W error`` the warning would fail every test."""
+    if sys.version_info < (3, 12):
+        return os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _working_directory() -> str | int:
+    """Its path, or an fd of a directory that no path leads to any more."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        hint = "the working directory isn't there inside: take it out of hide=, or run pytest from another one"
+        raise SetupError.from_os_error("chdir", error, path, hint) from None

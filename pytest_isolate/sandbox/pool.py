@@ -1,0 +1,158 @@
+"""The pool: pytest's end of the builder. It orders sandboxes ahead of need and hands them out by spec.
+
+An order costs a packet; the builder works it off while the test before runs. `expect` tells what comes
+next; `acquire` takes the oldest order with an equal spec, and orders directly where there is none, so a
+wrong expectation costs time, never correctness.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
+from pytest_isolate.sandbox.sandbox import Placement, Sandbox
+
+__all__ = ["Pool"]
+
+
+class Pool:
+    """The sandboxes of one run, and the process that makes them.
+
+    Args:
+        places: host paths that every sandbox gets read-write.
+        cgroup: a delegated cgroup directory, relative to each hierarchy's mount point.
+        cwd: the directory that `io` caps without a path are about, and a tree of the user's when rootless;
+            None: the working directory.
+        depth: how many sandboxes to keep ready.
+    """
+
+    def __init__(
+        self, *, places: Sequence[str] = (), cgroup: str | None = None, cwd: str | None = None, depth: int = 3
+    ) -> None:
+        self._places = list(places)
+        self._cgroup = cgroup
+        self._cwd = cwd
+        self._depth = depth
+        self._expected: Iterator[Spec] = iter(())
+        self._builder: BuilderProcess | None = None
+        self._refused: IsolateError | None = None
+        self._orders: list[tuple[int, Spec]] = []
+        self._next = 0
+
+    def start(self) -> None:
+        """Start the builder, without waiting for it. Raises OSError."""
+        if self._builder is None:
+            cwd = self._cwd or _directory()
+            self._builder = BuilderProcess(
+                {"cwd": cwd, "cgroup": self._cgroup, "places": self._places, "trees": _trees(cwd)}, _temporary_directory()
+            )
+            self._orders.clear()
+
+    def expect(self, specs: Iterable[Spec]) -> None:
+        """The specs that will be acquired next, in order; drawn lazily. Replaces the former expectation."""
+        self._expected = iter(specs)
+        if self._refused is None:
+            self.start()
+            self._top_up()
+
+    def acquire(self, spec: Spec) -> Sandbox:
+        """A sandbox for `spec`, at once if one is ready.
+
+        Raises:
+            MissingCapability: the machine can't give what `spec` asks.
+            SetupError: a step of building it failed.
+            SandboxGone: the builder was killed; the next call starts another.
+        """
+        return Sandbox.placed(spec, self, self.place(spec))
+
+    def place(self, spec: Spec) -> Placement:
+        """As `acquire`, without the handle."""
+        builder = self._running()
+        number = self._take_order(builder, spec.sandbox())
+        try:
+            answer = builder.answer(number)
+            self._top_up()
+        except SandboxGone:
+            self._abandon()
+            raise
+        if "error" in answer:
+            raise error_from_json(answer["error"])
+        return builder.placement(number, spec, answer)
+
+    def facts(self) -> Facts:
+        """Waits for the builder's greeting. Raises as `acquire`."""
+        return self._running().facts()
+
+    def _running(self) -> BuilderProcess:
+        """The builder, greeted."""
+        if self._refused is not None:
+            raise self._refused
+        self.start()
+        assert self._builder is not None
+        try:
+            self._builder.facts()
+        except SandboxGone:
+            self._abandon()
+            raise
+        except IsolateError as error:
+            self._refused = error
+            self._abandon()
+            raise
+        return self._builder
+
+    def _take_order(self, builder: BuilderProcess, wanted: Spec) -> int:
+        for index, (number, spec) in enumerate(self._orders):
+            if spec == wanted:
+                del self._orders[index]
+                return number
+        while self._orders and len(self._orders) >= self._depth:  # they were for tests that never came
+            builder.discard(self._orders.pop(0)[0])
+        return self._order(builder, wanted)
+
+    def _order(self, builder: BuilderProcess, spec: Spec) -> int:
+        self._next += 1
+        builder.order(self._next, spec)
+        return self._next
+
+    def _top_up(self) -> None:
+        builder = self._builder
+        while builder is not None and len(self._orders) < self._depth:
+            if (spec := next(self._expected, None)) is None:
+                return
+            wanted = spec.sandbox()
+            self._orders.append((self._order(builder, wanted), wanted))
+
+    def _abandon(self) -> None:
+        """Bury a builder that ended by itself; the next use starts another."""
+        if self._builder is not None:
+            self._builder.close()
+            self._builder = None
+
+    def close(self) -> None:
+        """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
+        self._abandon()
+
+
+def _directory() -> str:
+    """The working directory, or / where no path leads to it any more."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
+def _temporary_directory() -> str:
+    """What tempfile.gettempdir() finds, without its import and its trial file."""
+    candidates = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")]
+    for path in (*candidates, "/tmp", "/var/tmp"):  # noqa: S108 - tempfile's own list
+        if path and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
+            return os.path.abspath(path)
+    return "/tmp"  # noqa: S108
+
+
+def _trees(cwd: str) -> list[str]:
+    """The user's trees: what a rootless sandbox has a writable layer over."""
+    return [os.path.expanduser("~"), cwd, "/tmp", "/var/tmp", _temporary_directory()]  # noqa: S108

@@ -1,0 +1,270 @@
+"""The handle of one sandbox, on the side of whoever uses it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from pytest_isolate.kernel.cgroup import Group, oom_victims, read_events, read_usage
+from pytest_isolate.model.errors import SandboxGone, SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.model.usage import ProcessInfo, Usage
+from pytest_isolate.sandbox.entry import Entrance
+from pytest_isolate.sandbox.inside import processes, refused_packets
+from pytest_isolate.sandbox.process import Process, Stream, spawn
+
+if TYPE_CHECKING:
+    from pytest_isolate.sandbox.pool import Pool
+
+__all__ = ["Events", "Placement", "Sandbox"]
+
+_DEATH: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What ran into a limit of the sandbox. Figures that the machine can't give are 0 or empty.
+
+    Attributes:
+        oom_kills: processes killed by the memory cap.
+        oom_victims: their names, as far as the kernel's log tells.
+        pids_cap_hits: forks that the pids cap refused.
+        disk_full: the writable layer has no room left.
+        refused_packets: packets without a route (``OutNoRoutes``): attempts to reach the outside.
+    """
+
+    oom_kills: int = 0
+    oom_victims: tuple[str, ...] = ()
+    pids_cap_hits: int = 0
+    disk_full: bool = False
+    refused_packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the builder put a sandbox.
+
+    Attributes:
+        number: its number in the run.
+        init_pid: pid of its init outside; `entrance.pidfd` pins it.
+        group: its cgroups, None where there are none.
+        disk_path: a path inside that lies on the writable layer.
+        entrance: the way in.
+    """
+
+    number: int
+    init_pid: int
+    group: Group | None
+    disk_path: str
+    entrance: Entrance
+
+
+class Sandbox:
+    """One set of namespaces, a cgroup and a root file system.
+
+    As a context manager on its own it starts a builder for itself; many sandboxes share one `Pool`::
+
+        with Sandbox(Spec(memory=64 << 20)) as box:
+            print(box.run(["id"]).stdout)
+
+    Args:
+        spec: what it is asked to be.
+        pool: where to get it from; None: one of its own.
+    """
+
+    def __init__(self, spec: Spec | None = None, *, pool: Pool | None = None) -> None:
+        self.spec = spec or Spec()
+        self._own_pool: Pool | None = None
+        self._pool = pool
+        self._placement: Placement | None = None
+
+    @classmethod
+    def placed(cls, spec: Spec, pool: Pool, placement: Placement) -> Sandbox:
+        """The handle of a sandbox that `pool` has built."""
+        box = cls(spec, pool=pool)
+        box._placement = placement
+        return box
+
+    def __enter__(self) -> Self:
+        """Raises MissingCapability, SetupError, SandboxGone."""
+        if self._placement is None:
+            from pytest_isolate.sandbox.pool import Pool
+
+            if self._pool is None:
+                self._pool = self._own_pool = Pool(depth=0)
+            try:
+                self._placement = self._pool.place(self.spec)
+            except BaseException:
+                self._close_own_pool()
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+        self._close_own_pool()
+
+    def _close_own_pool(self) -> None:
+        if self._own_pool is not None:
+            self._own_pool.close()
+            self._own_pool = self._pool = None
+
+    @property
+    def _place(self) -> Placement:
+        if self._placement is None:
+            raise SandboxGone("this sandbox isn't open", "use it inside its with block")
+        return self._placement
+
+    @property
+    def number(self) -> int:
+        """Its number in the run."""
+        return self._place.number
+
+    @property
+    def init_pid(self) -> int:
+        """The process id of its PID 1 outside."""
+        return self._place.init_pid
+
+    @property
+    def group(self) -> Group | None:
+        """Its cgroup directories; None where there are none."""
+        return self._place.group
+
+    def fork(self, failed: Callable[[SetupError], object]) -> int:
+        """os.fork of the calling process into the sandbox.
+
+        The child is in the sandbox's cgroup and namespaces, in a process group of its own, with the spec's
+        privileges, environment and the caller's working directory, and without the pool's fds.
+
+        Args:
+            failed: called in the child if joining fails; the child then ends with status 70.
+
+        Returns:
+            0 in the child; in the parent the pid of the child, which is a direct child of the caller.
+
+        Raises:
+            SetupError: no child came to be.
+        """
+        try:
+            return self._place.entrance.fork(failed)
+        except OSError as error:
+            if not self.alive():
+                raise SandboxGone("the sandbox ended before it was entered: its builder was killed") from None
+            raise SetupError.from_os_error("fork into the sandbox", error) from None
+
+    def popen(
+        self,
+        args: Sequence[str],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        cwd: str | None = None,
+        foreground: bool = False,
+    ) -> Process:
+        """Start a program inside; streams as subprocess.Popen takes them.
+
+        Args:
+            foreground: hand the terminal on standard input to the program, as a shell does.
+
+        Raises:
+            SetupError: the sandbox could not be joined.
+            OSError: the program could not be executed.
+        """
+        return spawn(self.fork, args, (stdin, stdout, stderr), cwd, foreground=foreground)
+
+    def run(
+        self,
+        args: Sequence[str],
+        *,
+        input: bytes | None = None,  # noqa: A002 - subprocess.run's name for it
+        cwd: str | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a program inside to its end, its output captured, as subprocess.run does.
+
+        Raises:
+            subprocess.TimeoutExpired: after `timeout` seconds, the program killed.
+            subprocess.CalledProcessError: with `check`, on a return code other than 0.
+            SetupError, OSError: as `popen`.
+        """
+        stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+        process = self.popen(args, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd)
+        try:
+            out, err = process.communicate(input, timeout)
+        except BaseException:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.close()
+            raise
+        done = subprocess.CompletedProcess(list(args), process.wait(), out, err)
+        if check:
+            done.check_returncode()
+        return done
+
+    def usage(self) -> Usage:
+        """What it has consumed so far, as its cgroups and its writable layer tell."""
+        usage = read_usage(self._place.group) if self._place.group is not None else Usage()
+        if (disk := self._disk()) is not None:
+            usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+        return usage
+
+    def events(self) -> Events:
+        """What ran into a limit so far."""
+        group = self._place.group
+        counted = read_events(group) if group is not None else None
+        kills = (counted.oom_kills or 0) if counted else 0
+        victims = tuple(f"{victim.name} (pid {victim.pid} of the host)" for victim in oom_victims(group)) if group and kills else ()
+        disk = self._disk()
+        return Events(
+            oom_kills=kills,
+            oom_victims=victims,
+            pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
+            disk_full=disk is not None and disk.f_bfree == 0,
+            refused_packets=refused_packets(self.init_pid) if self.spec.net != "host" else 0,
+        )
+
+    def _disk(self) -> os.statvfs_result | None:
+        """overlayfs answers statfs with the figures of its upper layer, here a tmpfs of the sandbox's own."""
+        try:
+            return os.statvfs(f"/proc/{self.init_pid}/root{self._place.disk_path}")
+        except OSError:
+            return None
+
+    def processes(self) -> list[ProcessInfo]:
+        """What runs inside, init left out; after a test's end, what it left behind."""
+        return processes(self.init_pid)
+
+    def alive(self) -> bool:
+        """Whether its init lives."""
+        return not _readable(self._place.entrance.pidfd, 0)
+
+    def kill(self) -> None:
+        """SIGKILL everything inside, and wait until it is dead."""
+        self._signal_init()
+        if not _readable(self._place.entrance.pidfd, _DEATH):
+            raise SandboxGone(f"init {self.init_pid} didn't die of SIGKILL within {_DEATH:.0f} s")
+
+    def _signal_init(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._place.entrance.pidfd, signal.SIGKILL)
+
+    def release(self) -> None:
+        """SIGKILL everything inside and hand what remains to the builder; waits for nothing. Idempotent."""
+        if self._placement is None:
+            return
+        self._signal_init()
+        placement, self._placement = self._placement, None
+        placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
+
+
+def _readable(pidfd: int, seconds: float) -> bool:
+    ready, _, _ = select.select([pidfd], [], [], seconds)
+    return bool(ready)
