@@ -1,0 +1,119 @@
+"""The one way for a test to be skipped: `@requires("cgroup-memory", "root")`.
+
+Each capability has a probe that does the thing in small and says why it doesn't work. What is missing skips the
+test, by name, so that a run shows what it did not check; `ISOLATE_REQUIRE=all`, or a comma list of names,
+turns those skips into failures (CI sets it: a machine that lost a capability is a red build).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+import pytest
+
+from pytest_isolate.kernel.cgroup import IoCap, detect, run_name
+from pytest_isolate.model.errors import IsolateError
+from tests.support.unprivileged import USER_ID, find_python
+
+__all__ = ["pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
+
+
+def requires(*names: str) -> pytest.MarkDecorator:
+    """Marker of a test that can't run without the capabilities `names`. Raises KeyError for an unknown one."""
+    for name in names:
+        _PROBES[name]
+    return pytest.mark.requires(*names)
+
+
+@cache
+def why_missing(name: str) -> str:
+    """What the machine answered to the probe of `name`; empty where the capability is there."""
+    return _PROBES[name]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires(*names): skip where a capability is missing (tests/support/capabilities.py)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    demanded = os.environ.get("ISOLATE_REQUIRE", "").split(",")
+    for name in dict.fromkeys(name for mark in item.iter_markers("requires") for name in mark.args):
+        if why := why_missing(name):
+            if name in demanded or "all" in demanded:
+                pytest.fail(f"ISOLATE_REQUIRE demands {name}: {why}", pytrace=False)
+            pytest.skip(f"{name}: {why}")
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else f"running as user {os.geteuid()}"
+
+
+def _unprivileged_user() -> str:
+    if os.geteuid() != 0:
+        return ""
+    return "" if find_python() else f"no Python >= 3.11 that user {USER_ID} can run with this package"
+
+
+def _user_namespaces() -> str:
+    """An unprivileged user makes a user namespace."""
+    user = None if os.geteuid() else USER_ID
+    done = subprocess.run(["unshare", "--user", "true"], user=user, capture_output=True, text=True, check=False)
+    return done.stderr.strip()
+
+
+def _controller(name: str) -> Callable[[], str]:
+    def probe() -> str:
+        hierarchy = detect()
+        hierarchy.create_run(run_name(os.getpid(), 999))
+        try:
+            missing = hierarchy.lacking.get(f"cgroup-{name}")
+        finally:
+            hierarchy.remove_run()
+        return missing.why if missing else ""
+
+    return probe
+
+
+def _swap_accounting() -> str:
+    own = next((path for path in detect().bases if os.path.exists(f"{path}/memory.limit_in_bytes")), "")
+    return "" if os.path.exists(f"{own}/memory.memsw.limit_in_bytes") else "no memory.memsw.limit_in_bytes"
+
+
+def _kernel_log() -> str:
+    try:
+        os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _disk() -> str:
+    """The temporary directory lies on a block device."""
+    try:
+        IoCap.of(os.environ.get("TMPDIR", "/tmp"), None, 1)
+    except IsolateError as error:
+        return error.message
+    return ""
+
+
+_PROBES: Final[dict[str, Callable[[], str]]] = {
+    "root": _root,
+    "unprivileged-user": _unprivileged_user,
+    "userns": _user_namespaces,
+    "cgroup-cpu": _controller("cpu"),
+    "cgroup-memory": _controller("memory"),
+    "cgroup-pids": _controller("pids"),
+    "cgroup-io": _controller("io"),
+    "cgroup-swap": _swap_accounting,
+    "kmsg": _kernel_log,
+    "disk": _disk,
+}
+
+if __name__ == "__main__":
+    for capability in _PROBES:
+        print(f"{capability:20} {why_missing(capability) or 'yes'}")
