@@ -129,9 +129,7 @@ class Imports:
             for name, tests in self._tests.items()
             if tests >= _HINT_TESTS and name not in preloaded
         }
-        names = sorted(
-            (name for name, seconds in saved.items() if seconds >= _HINT_SECONDS), key=lambda name: -saved[name]
-        )
+        names = sorted((name for name, seconds in saved.items() if seconds >= _HINT_SECONDS), key=lambda name: -saved[name])
         if not names:
             return None
         first = names[0]

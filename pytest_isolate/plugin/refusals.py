@@ -152,11 +152,7 @@ def _line(event: str, args: tuple[Any, ...]) -> str:
 
 
 def _name(value: object) -> str:
-    return (
-        value.decode("utf-8", "replace")
-        if isinstance(value, (bytes, bytearray))
-        else str(value if value is not None else "")
-    )
+    return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value if value is not None else "")
 
 
 def _is_address(host: str) -> bool:

@@ -285,9 +285,7 @@ def judge(ending: Ending) -> Verdict:
     """
     events, spec, usage = ending.events, ending.spec, ending.usage
     oom = (
-        OutOfMemory(
-            usage.memory_peak_bytes, spec.memory, events.oom_kills, events.oom_victims, usage.disk_written_bytes
-        )
+        OutOfMemory(usage.memory_peak_bytes, spec.memory, events.oom_kills, events.oom_victims, usage.disk_written_bytes)
         if events.oom_kills
         else None
     )

@@ -61,10 +61,7 @@ class Held:
 
     def without(self, other: Held) -> Held:
         return Held(
-            *(
-                tuple(x for x in mine if x not in theirs)
-                for mine, theirs in zip(self._parts(), other._parts(), strict=True)
-            )
+            *(tuple(x for x in mine if x not in theirs) for mine, theirs in zip(self._parts(), other._parts(), strict=True))
         )
 
     def alive(self) -> Held:
@@ -143,9 +140,7 @@ class Witness:
             if spec.net == "host":  # the same network: sockets work on both sides
                 held = Held(held.threads, held.children)
             if held:
-                lines += [
-                    f"{fixture.scope} fixture '{fixture.argname}' was set up in the pytest process and holds there:"
-                ]
+                lines += [f"{fixture.scope} fixture '{fixture.argname}' was set up in the pytest process and holds there:"]
                 lines += _described(held)
                 found = Held(*(mine + theirs for mine, theirs in zip(found._parts(), held._parts(), strict=True)))
         return (TITLE, "\n".join([*lines, _remedy(found)])) if lines else None
