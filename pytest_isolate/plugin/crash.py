@@ -174,7 +174,7 @@ def _without_pytest(frames: list[str]) -> list[str]:
     return frames[:end] or frames[:5]
 
 
-def _shown(frames: list[str], sources: bool) -> Iterator[str]:
+def _shown(frames: list[str], *, sources: bool) -> Iterator[str]:
     before, repeats = "", 0
     for frame in [*frames, ""]:
         if frame == before:

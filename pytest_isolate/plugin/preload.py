@@ -75,7 +75,7 @@ class ImportTimer:
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self)
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - importlib's signature
         """importlib's question to a finder; always answered with “not mine”."""
         thread = threading.get_ident()
         if thread in self._running:

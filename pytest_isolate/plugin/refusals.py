@@ -31,6 +31,7 @@ _MOST_TEXT: Final = 200
 _MOST_LISTED: Final = 20
 _MOST_SEEN: Final = 1000
 _HEADER: Final = 4
+_OWN_NAMES: Final = frozenset({"localhost", "ip6-localhost", "0.0.0.0", "::", "::1"})  # noqa: S104 - nothing is bound here
 _EVENTS: Final = frozenset(
     {
         "socket.connect",
@@ -165,7 +166,7 @@ def _is_address(host: str) -> bool:
 
 def _stays(host: str) -> bool:
     """Whether the host means this sandbox itself: loopback, “any” address, own name."""
-    if not host or host in ("localhost", "0.0.0.0", "::", "::1", "ip6-localhost"):
+    if not host or host in _OWN_NAMES:
         return True
     host = host.lower().rstrip(".").removeprefix("::ffff:")
     if host.startswith("127.") and _is_address(host):

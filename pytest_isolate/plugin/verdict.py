@@ -257,7 +257,7 @@ class Verdict:
         """Everything, the gravest first: what the test's record lists."""
         return tuple(finding for finding in (self.cause, *self.beside, self.leak) if finding)
 
-    def problems(self, failed: bool) -> tuple[Problem, ...]:
+    def problems(self, *, failed: bool) -> tuple[Problem, ...]:
         """For the test's record.
 
         Args:
