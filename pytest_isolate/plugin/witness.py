@@ -17,8 +17,8 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Collection, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -59,9 +59,11 @@ class Held:
     def __bool__(self) -> bool:
         return bool(self.threads or self.children or self.sockets)
 
-    def without(self, other: Held) -> Held:
+    def __sub__(self, other: Held) -> Held:
         return Held(
-            *(tuple(x for x in mine if x not in theirs) for mine, theirs in zip(self._parts(), other._parts(), strict=True))
+            tuple(thread for thread in self.threads if thread not in other.threads),
+            tuple(child for child in self.children if child not in other.children),
+            tuple(socket for socket in self.sockets if socket not in other.sockets),
         )
 
     def alive(self) -> Held:
@@ -72,9 +74,6 @@ class Held:
             tuple(child for child in self.children if child[0] in children),
             tuple(socket for socket in self.sockets if _link(socket[0]) == socket[1]),
         )
-
-    def _parts(self) -> tuple[tuple[tuple[int, str], ...], ...]:
-        return self.threads, self.children, self.sockets
 
 
 def look() -> Snapshot:
@@ -119,7 +118,7 @@ class Witness:
         result = yield
         held = added(before, look())
         for nested in self._held.keys() - known:  # asked for by the fixture's body, while it was being set up
-            held = held.without(self._held[nested])
+            held -= self._held[nested]
         if held:
             self._held[fixturedef] = held
         return result
@@ -132,17 +131,18 @@ class Witness:
         """Title and text for a failing test that uses the fixtures `names`; None if they hold nothing outside."""
         if not self._held or spec.fixtures == "inside":
             return None
-        used = [(fixture, held) for fixture, held in self._held.items() if fixture.argname in names]
         lines: list[str] = []
-        found = Held()
-        for fixture, held in used:
-            held = held.alive()
+        found: list[Held] = []
+        for fixture, at_set_up in self._held.items():
+            if fixture.argname not in names:
+                continue
+            held = at_set_up.alive()
             if spec.net == "host":  # the same network: sockets work on both sides
-                held = Held(held.threads, held.children)
+                held = replace(held, sockets=())
             if held:
                 lines += [f"{fixture.scope} fixture '{fixture.argname}' was set up in the pytest process and holds there:"]
                 lines += _described(held)
-                found = Held(*(mine + theirs for mine, theirs in zip(found._parts(), held._parts(), strict=True)))
+                found.append(held)
         return (TITLE, "\n".join([*lines, _remedy(found)])) if lines else None
 
 
@@ -155,16 +155,17 @@ def _described(held: Held) -> list[str]:
     return [*lines[:_MOST_LISTED], f"  and {more} more"] if more > 0 else lines
 
 
-def _remedy(held: Held) -> str:
+def _remedy(found: Sequence[Held]) -> str:
     why = []
-    if held.threads:
+    if any(held.threads for held in found):
         why.append("threads don't run there")
-    if held.children:
+    if any(held.children for held in found):
         why.append("child processes are out of sight")
-    if held.sockets:
+    sockets = any(held.sockets for held in found)
+    if sockets:
         why.append("servers listen in another network")
     remedies = ['fixtures="inside" sets it up in the sandbox']
-    if held.sockets:
+    if sockets:
         remedies.append('net="host" shares the host\'s network')
     return f"Only the fixture's memory is copied into the sandbox: {', '.join(why)}.\nremedy: {'; '.join(remedies)}"
 

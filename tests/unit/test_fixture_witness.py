@@ -94,8 +94,8 @@ def test_ipv6_addresses_are_read_in_the_kernels_byte_order() -> None:
 
 
 def test_remedy_names_the_network_only_for_sockets() -> None:
-    assert "net=" not in witness._remedy(Held(threads=((1, "x"),)))
-    assert 'net="host"' in witness._remedy(Held(sockets=((1, "socket:[1]"),)))
+    assert "net=" not in witness._remedy([Held(threads=((1, "x"),))])
+    assert 'net="host"' in witness._remedy([Held(sockets=((1, "socket:[1]"),))])
 
 
 def test_section_is_absent_while_no_fixture_holds_anything() -> None:
