@@ -52,11 +52,6 @@ class _Data(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-def _last_capability() -> int:
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
-        return int(file.read())
-
-
 def drop_bounding(keep: Iterable[int]) -> None:
     """Drop all but `keep` from the bounding set, so that no exec can regain them, and empty the ambient set.
 
@@ -64,9 +59,14 @@ def drop_bounding(keep: Iterable[int]) -> None:
         OSError: EPERM without CAP_SETPCAP in the caller's user namespace.
     """
     kept = frozenset(keep)
-    for capability in range(_last_capability() + 1):
+    for capability in range(64):
         if capability not in kept:
-            prctl(_PR_CAPBSET_DROP, capability)
+            try:
+                prctl(_PR_CAPBSET_DROP, capability)
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # past CAP_LAST_CAP of this kernel
+                    break
+                raise
     prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
 
 

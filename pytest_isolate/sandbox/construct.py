@@ -33,6 +33,7 @@ from pytest_isolate.sandbox.init import become_init
 __all__ = ["Built", "Construction"]
 
 _SIGKILL: Final = 9
+_READY: Final = b"ready"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Construction:
             if spec.hostname is not None:
                 _step("sethostname", sethostname, spec.hostname)
             self.root.apply_inside(plan)
+            os.write(status, _READY)  # before exec, which can't fail any more: the builder needn't wait for it
             become_init(self.program, self.builder)
         except BaseException as error:
             known = error if isinstance(error, IsolateError) else SetupError("start init", detail=repr(error))
@@ -131,9 +133,12 @@ def _step(name: str, function: Any, *args: Any) -> Any:
 
 
 def _await(status: int) -> None:
-    """Wait for init's exec, which closes its end of the pipe, or for its error."""
-    data = b""
+    """Wait for init to be ready, or for its error. Raises SetupError."""
+    data = os.read(status, 65536)
+    if data == _READY:
+        return
     while chunk := os.read(status, 65536):
         data += chunk
-    if data:
-        raise error_from_json(json.loads(data))
+    if not data:
+        raise SetupError("start init", detail="it was killed while it set up its namespaces")
+    raise error_from_json(json.loads(data))
