@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pytest_isolate.kernel import kmsg
-from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, cgroup_mounts, layout, own_cgroups, place_of
+from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, cgroup_mounts, delegation_hint, layout, own_cgroups, place_of
 from pytest_isolate.kernel.cgroup_runs import clean_up, run_name, sweep_stale
 from pytest_isolate.kernel.cgroup_types import Caps, Group, GroupEvents, Hierarchy, IoCap, OomVictim
 from pytest_isolate.kernel.cgroup_v1 import V1Hierarchy, join
@@ -62,7 +62,7 @@ def detect(delegated: str | None = None) -> Hierarchy:
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         own = own_cgroups(file.read())
     places = {name: place_of(name, mounts, own, delegated) for name in V1_NAMES}
-    return V1Hierarchy(layout(mounts, own), places)
+    return V1Hierarchy(layout(mounts, own), places, delegation_hint(mounts, own, delegated or "isolate"))
 
 
 def oom_victims(group: Group, known: Collection[int] = ()) -> tuple[OomVictim, ...]:

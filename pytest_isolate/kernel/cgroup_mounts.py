@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["V1_NAMES", "CgroupMount", "Place", "cgroup_mounts", "layout", "own_cgroups", "place_of"]
+__all__ = ["V1_NAMES", "CgroupMount", "Place", "cgroup_mounts", "delegation_hint", "layout", "own_cgroups", "place_of"]
 
 V1_NAMES: Final = ("memory", "pids", "blkio", "cpuacct", "cpu")
 """The v1 controllers in use, in the order in which they are joined: `cpu` last, so that its quota slows no join."""
@@ -36,13 +36,11 @@ class Place:
 
     Attributes:
         directory: empty where it can't be found.
-        point: the mount point; empty where the controller isn't mounted.
         why: what was found instead of a directory.
-        hint: the remedy.
+        hint: the remedy; empty where `delegation_hint` is one.
     """
 
     directory: str
-    point: str = ""
     why: str = ""
     hint: str = ""
 
@@ -95,24 +93,28 @@ def place_of(controller: str, mounts: list[CgroupMount], own: dict[str, str], de
         return _delegated(candidates, delegated)
     for mount in candidates:
         if directory := _beneath(mount, own[controller]):
-            return Place(directory, mount.point)
+            return Place(directory)
     mount = candidates[0]
     why = f"{mount.point} shows {mount.root} of the {controller} hierarchy, and this process is in {own[controller]}, outside it"
-    return Place("", mount.point, why, f"name a directory below {mount.point} with --isolate-cgroup=PATH")
+    return Place("", why=why)
 
 
 def _delegated(candidates: list[CgroupMount], path: str) -> Place:
     for mount in candidates:
         if os.path.isdir(directory := os.path.join(mount.point, path.strip("/"))):
-            return Place(directory, mount.point)
+            return Place(directory)
     directory = os.path.join(candidates[0].point, path.strip("/"))
-    why = f"the delegated directory {directory} doesn't exist"
-    return Place("", candidates[0].point, why, delegation_hint(directory))
+    return Place("", why=f"the delegated directory {directory} doesn't exist")
 
 
-def delegation_hint(directory: str) -> str:
-    """The command that hands `directory` to the calling user; nothing but the directory itself need be theirs."""
-    return f"as root: mkdir -p {directory} && chown {os.geteuid()} {directory}"
+def delegation_hint(mounts: list[CgroupMount], own: dict[str, str], path: str) -> str:
+    """The command that hands the user a directory `path` in every v1 hierarchy, and the option that names it.
+
+    Nothing but the directory itself need be theirs: what they make below it is.
+    """
+    points = {name: mount.point for mount in mounts for name in V1_NAMES if name in mount.controllers and name in own}
+    directories = " ".join(dict.fromkeys(f"{point}/{path.strip('/')}" for point in points.values()))
+    return f"as root: install -d -o {os.geteuid()} {directories}; then pytest --isolate-cgroup={path}"
 
 
 def _beneath(mount: CgroupMount, path: str) -> str:

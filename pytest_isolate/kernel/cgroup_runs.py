@@ -116,13 +116,13 @@ def sweep_stale(bases: Iterable[str], *, everywhere: bool = False) -> list[str]:
         bases: directories that runs make their subtrees in.
         everywhere: look through the whole trees below `bases`, not only directly in them.
     """
-    found = [path for base in bases for path in _runs(base, everywhere) if is_stale(os.path.basename(path))]
+    found = [path for base in bases for path in _runs(base, deep=everywhere) if is_stale(os.path.basename(path))]
     return [path for path in found if _removed(path)]
 
 
-def _runs(base: str, deep: bool) -> Iterator[str]:
+def _runs(base: str, *, deep: bool) -> Iterator[str]:
     for path in _children(base):
         if _NAME.fullmatch(os.path.basename(path)):
             yield path
         elif deep:
-            yield from _runs(path, deep)
+            yield from _runs(path, deep=deep)

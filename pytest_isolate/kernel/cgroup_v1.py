@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pytest_isolate.kernel.block import mounted_disks
-from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place, delegation_hint
+from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place
 from pytest_isolate.kernel.cgroup_runs import remove_tree
 from pytest_isolate.kernel.cgroup_types import Caps, Group, IoCap
 from pytest_isolate.model.errors import MissingCapability, SetupError
@@ -62,12 +62,14 @@ class V1Hierarchy:
 
     Args:
         places: the caller's own or delegated directory by kernel controller name; see `cgroup_mounts.place_of`.
+        hand_over: the remedy where a directory can't be found or written: `cgroup_mounts.delegation_hint`.
     """
 
-    def __init__(self, layout: str, places: dict[str, Place]) -> None:
+    def __init__(self, layout: str, places: dict[str, Place], hand_over: str) -> None:
         self.layout: Final = layout
+        self._hand_over: Final = hand_over
         self._bases = {name: place.directory for name, place in places.items() if place.directory}
-        self._why = {name: (place.why, place.hint) for name, place in places.items() if not place.directory}
+        self._why = {name: (place.why, place.hint or hand_over) for name, place in places.items() if not place.directory}
         self._run: dict[str, str] = {}
         self._io_counted = False
 
@@ -99,7 +101,7 @@ class V1Hierarchy:
             except FileExistsError:  # the other one of co-mounted cpu and cpuacct
                 pass
             except OSError as error:
-                self._why[controller] = f"mkdir {directory}: {error.strerror}", _mkdir_hint(error, base)
+                self._why[controller] = f"mkdir {directory}: {error.strerror}", self._mkdir_hint(error, base)
                 continue
             self._run[controller] = directory
             file, config = _CAP_FILE.get(controller, ("", ""))
@@ -108,6 +110,15 @@ class V1Hierarchy:
                 self._why[controller] = why, f"boot a kernel with {config}=y, or leave the cap out"
         if "blkio" in self._run:
             self._io_counted = activate_io_counters(self._run["blkio"])
+
+    def _mkdir_hint(self, error: OSError, base: str) -> str:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return self._hand_over
+        if error.errno == errno.EROFS:
+            return "the cgroup mount is read-only, as in an unprivileged container: make it writable (docker run --privileged)"
+        if error.errno == errno.ENOENT:
+            return f"{base} is gone: run pytest from a cgroup that still exists"
+        return "the kernel makes no more cgroups here: remove some, and see whether memory is short"
 
     def create(self, box: str, caps: Caps) -> Group:
         if error := self.missing(caps):
@@ -245,21 +256,6 @@ _JOIN_HINTS: Final = {
     "--isolate-cgroup=PATH",
     errno.EINVAL: "a real-time process can't join a cgroup without real-time budget: run pytest under chrt --other 0",
 }
-
-
-def _mkdir_hint(error: OSError, base: str) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{delegation_hint(f'{base}/isolate')}; the same for each hierarchy, then --isolate-cgroup={_relative(base)}"
-    if error.errno == errno.EROFS:
-        return "the cgroup mount is read-only, as in an unprivileged container: give it a writable one (docker run --privileged)"
-    if error.errno == errno.ENOENT:
-        return f"{base} is gone: run pytest from a cgroup that still exists"
-    return "the kernel refuses more cgroups here: see cgroup.max.* and memory"
-
-
-def _relative(base: str) -> str:
-    """`base` without the first four parts of `/sys/fs/cgroup/CONTROLLER/…`."""
-    return "/".join(base.split("/")[5:]) or "."
 
 
 def _create_hint(error: OSError, caps: Caps) -> str:

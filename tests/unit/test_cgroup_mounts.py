@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place, cgroup_mounts, layout, own_cgroups, place_of
+from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place, cgroup_mounts, delegation_hint, layout, own_cgroups, place_of
 
 V1 = """\
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -42,7 +44,7 @@ def test_layout_follows_controllers_not_mounts(mountinfo: str, own: str, expecte
 
 
 def test_own_directory_is_below_the_mount_point_with_colons_and_spaces_kept() -> None:
-    assert place("memory", V1, OWN_V1) == Place("/sys/fs/cgroup/memory/jobs/a:b c", "/sys/fs/cgroup/memory")
+    assert place("memory", V1, OWN_V1) == Place("/sys/fs/cgroup/memory/jobs/a:b c")
 
 
 def test_comounted_controllers_share_one_directory() -> None:
@@ -64,7 +66,7 @@ def test_similar_prefix_is_not_taken_for_an_ancestor() -> None:
     text = "35 31 0:32 /docker/0a /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory"
     found = place("memory", text, "4:memory:/docker/0a1b")
     assert not found.directory
-    assert "/docker/0a1b" in found.why and "--isolate-cgroup" in found.hint
+    assert "/docker/0a1b" in found.why
 
 
 @pytest.mark.parametrize("root,own", [("/..", "/"), ("/", "/../sibling")])
@@ -85,7 +87,9 @@ def test_second_mount_that_shows_the_own_cgroup_is_found() -> None:
 def test_pure_v2_has_no_place_and_says_so(controller: str) -> None:
     found = place(controller, V2, OWN_V2)
     assert not found.directory
-    assert controller in found.why and "cgroup v2" in found.why and found.hint
+    assert controller in found.why
+    assert "cgroup v2" in found.why
+    assert found.hint
 
 
 def test_no_cgroups_at_all_says_so() -> None:
@@ -96,7 +100,13 @@ def test_unmounted_controller_names_the_mount_command() -> None:
     assert place("memory", UNIFIED, OWN_V1).hint.startswith("mount -t cgroup -o memory")
 
 
-def test_missing_delegated_directory_names_the_commands_that_make_it() -> None:
-    found = place("memory", V1, OWN_V1, "no/such")
-    assert found.why == "the delegated directory /sys/fs/cgroup/memory/no/such doesn't exist"
-    assert "mkdir -p /sys/fs/cgroup/memory/no/such && chown" in found.hint
+def test_missing_delegated_directory_is_named() -> None:
+    assert place("memory", V1, OWN_V1, "no/such") == Place(
+        "", "the delegated directory /sys/fs/cgroup/memory/no/such doesn't exist"
+    )
+
+
+def test_delegation_hint_names_each_directory_once_and_the_option() -> None:
+    hint = delegation_hint(list(cgroup_mounts(V1)), own_cgroups(OWN_V1), "ci/isolate")
+    directories = [f"/sys/fs/cgroup/{name}/ci/isolate" for name in ("cpu,cpuacct", "memory", "blkio", "pids")]
+    assert hint == f"as root: install -d -o {os.geteuid()} {' '.join(directories)}; then pytest --isolate-cgroup=ci/isolate"

@@ -36,7 +36,7 @@ def test_io_on_tmpfs_is_a_missing_capability_that_names_the_file_system() -> Non
 
 
 def test_io_on_missing_path_names_it() -> None:
-    with pytest.raises(SetupError, match="/no/such/path.*ENOENT") as caught:
+    with pytest.raises(SetupError, match=r"/no/such/path.*ENOENT") as caught:
         IoCap.of("/no/such/path", None, 1)
     assert caught.value.hint
 
