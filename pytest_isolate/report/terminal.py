@@ -42,10 +42,7 @@ def render(run: Run, style: Style) -> list[Line]:
         return []
     lines = _problems(run, style)
     if style.verbosity < 0:
-        costs = _cost(run)
-        lines += _labelled(
-            "isolate", _listed([*_totals(run), *(f"sandbox {part}" for part in costs[:1]), *costs[1:]]), style
-        )
+        lines += _labelled("isolate", _listed(_brief(run)), style)
     else:
         blocks = [lines, table(run, style), _closing(run, style)]
         lines = []
@@ -60,7 +57,8 @@ def _problems(run: Run, style: Style) -> list[Line]:
     hidden = 0 if style.verbosity > 0 else max(0, len(problems) - failing - _REPORTED)
     shown = problems[: len(problems) - hidden]
     kinds = max((width_of(_kind(problem, style)) for _test, problem in shown), default=0)
-    lines = [line for test, problem in shown for line in _problem(test, problem, kinds, style)]
+    brief = all(_fits(test, problem, kinds, style) for test, problem in shown)
+    lines = [line for test, problem in shown for line in _problem(test, problem, kinds, style, brief=brief)]
     if hidden:
         lines.append(((f"{'':{kinds}} and {hidden} more that failed no test (-v lists them)", ("light",)),))
     return lines
@@ -70,16 +68,23 @@ def _kind(problem: Problem, style: Style) -> str:
     return printable(problem.kind, style.encoding).upper()
 
 
-def _problem(test: TestRecord, problem: Problem, kinds: int, style: Style) -> list[Line]:
-    """One line, or with a sentence too long for it the node id's line and the sentence below."""
-    word = _kind(problem, style)
-    kind = (pad(word, kinds, right=True), ("bold", "red" if problem.failed else "yellow"))
+def _sentence(problem: Problem, style: Style) -> str:
+    return printable(problem.sentence, style.encoding).removeprefix(f"{_kind(problem, style)}: ")
+
+
+def _fits(test: TestRecord, problem: Problem, kinds: int, style: Style) -> bool:
     name = printable(test.nodeid, style.encoding)
-    sentence = printable(problem.sentence, style.encoding).removeprefix(f"{word}: ")
-    room = style.width - kinds - 1
-    if width_of(name) + 2 + width_of(sentence) <= room:
+    return kinds + 1 + width_of(name) + 2 + width_of(_sentence(problem, style)) <= style.width
+
+
+def _problem(test: TestRecord, problem: Problem, kinds: int, style: Style, *, brief: bool) -> list[Line]:
+    """One line if `brief`, else the node id's line and the sentence below it."""
+    kind = pad(_kind(problem, style), kinds, right=True), ("bold", "red" if problem.failed else "yellow")
+    name = printable(test.nodeid, style.encoding)
+    sentence = _sentence(problem, style)
+    if brief:
         return [(kind, (f" {name}", ("bold",)), (f"  {sentence}", ()))]
-    lines: list[Line] = [(kind, (f" {cut_middle(name, room, style.ellipsis)}", ("bold",)))]
+    lines: list[Line] = [(kind, (f" {cut_middle(name, style.width - kinds - 1, style.ellipsis)}", ("bold",)))]
     indent = " " * min(kinds + 3, max(0, style.width - 20))
     pieces = wrap(sentence, style.width - len(indent))
     if style.verbosity <= 0 and len(pieces) > _SENTENCE:
@@ -95,7 +100,7 @@ def _closing(run: Run, style: Style) -> list[Line]:
         lines += _labelled("note", note.split(), style, ("yellow",))
     lines += _labelled("total", _listed(_totals(run)), style, ("bold",))
     if cost := _cost(run):
-        lines += _labelled("sandbox", _listed(cost), style, ("bold",))
+        lines += _labelled("overhead", _listed(cost), style, ("bold",))
     return lines
 
 
@@ -139,7 +144,20 @@ def _cost(run: Run) -> list[str]:
     if not costs:
         return []
     median, p95 = (format_duration(percentile(costs, share)) for share in (0.5, 0.95))
-    return [f"median {median}", f"p95 {p95}", f"{format_duration(sum(costs))} in all"]
+    return [f"median {median}", f"p95 {p95} a test", f"{format_duration(sum(costs))} in all"]
+
+
+def _brief(run: Run) -> list[str]:
+    """What one line of 80 cells can say."""
+    parts = [_count(len(run.tests), "test")]
+    if (cpu := run.total("cpu_seconds")) is not None:
+        parts.append(f"cpu {format_duration(cpu)}")
+    if (memory := run.highest("memory_peak_bytes")) is not None:
+        parts.append(f"memory peak {format_size(memory)}")
+    if costs := run.setup_costs():
+        median, p95 = (format_duration(percentile(costs, share)) for share in (0.5, 0.95))
+        parts.append(f"overhead {median} (p95 {p95})")
+    return parts
 
 
 def _count(number: int, noun: str) -> str:

@@ -89,6 +89,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 def wrap_items(items: Iterable[str], width: int) -> list[str]:
     """`items` joined by spaces to lines of at most `width` cells, each item on one line where it fits."""
+    width = max(1, width)
     lines = [""]
     for item in items:
         joined = f"{lines[-1]} {item}" if lines[-1] else item

@@ -1,0 +1,130 @@
+"""What the terminal shows: one header line, and the section at the end.
+
+Records arrive as the attribute `isolate` of each test's last report, on the controller under xdist as in a
+plain run, so nothing else has to be carried; sentences about the run that belong to no test (`add_note`) come
+from xdist's workers with their `workeroutput`. What the section looks like is `report.terminal`'s part.
+The header comes before collection: unless every test is isolated nobody knows yet whether any is, and then
+nothing is read from the kernel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.report.record import Run, TestRecord
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.settings import Settings
+
+__all__ = ["add_note", "register", "run_key"]
+
+run_key: Final = pytest.StashKey[Run]()
+"""On ``config.stash`` of the process that has the terminal: the records so far."""
+
+_notes_key: Final = pytest.StashKey[dict[str, None]]()
+_WORKER_NOTES: Final = "pytest_isolate_notes"
+
+
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure`, after the settings are in the stash."""
+    config.stash[_notes_key] = {}
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(_WorkerNotes(config), "isolate-worker-notes")
+        return
+    run = config.stash[run_key] = Run()
+    config.pluginmanager.register(_Section(run), "isolate-terminal")
+
+
+def add_note(config: pytest.Config, text: str) -> None:
+    """Show `text` once in the section, whichever process says it and however often."""
+    config.stash[_notes_key][text] = None
+    if run := config.stash.get(run_key, None):
+        run.note(text)
+
+
+class _Section:
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def pytest_report_header(self, config: pytest.Config) -> str:
+        return header(config.stash[settings_key])
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = TestRecord.from_json(getattr(report, "isolate", None))
+        if record is not None:
+            # xdist names the worker; the same test on two of them (--dist=each) is two tests.
+            self.run.add(record, str(getattr(report, "worker_id", "")))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """xdist's hook: a worker is done; one that crashed has no output."""
+        for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
+            self.run.note(str(note))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        if self.run:
+            _write(self.run, terminalreporter, config)
+
+
+def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    # Only here: a run without isolated tests doesn't pay for the import.
+    from pytest_isolate.plugin.private import stream_encoding
+    from pytest_isolate.report.terminal import Style, render, title
+
+    writer = config.get_terminal_writer()
+    verbosity = config.get_verbosity()
+    style = Style(writer.fullwidth, stream_encoding(writer), verbosity, config.stash[settings_key].top)
+    heading, styles = title(run)
+    if verbosity >= 0 or run.problems():
+        reporter.section(heading, **dict.fromkeys(styles, True))
+    for line in render(run, style):
+        for text, names in line:
+            reporter.write(text, **dict.fromkeys(names, True))
+        reporter.line("")
+
+
+class _WorkerNotes:
+    """In a worker of xdist: hands the notes to the controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        # xdist sends workeroutput at the end of its own wrapper around this hook.
+        output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]
+        output[_WORKER_NOTES] = list(self.config.stash[_notes_key])
+
+
+def header(settings: Settings) -> str:
+    if settings.no_isolate:
+        return "isolate: off (--no-isolate)"
+    if not settings.isolate_all:
+        return "isolate: marked tests"
+    return f"isolate: all tests; {_in_force(settings.cgroup)}"
+
+
+def _in_force(delegated: str | None) -> str:
+    """What this process can give its sandboxes, from a handful of reads of /proc; the builder finds out by doing."""
+    from pytest_isolate.kernel.cgroup import detect
+    from pytest_isolate.kernel.namespaces import NAMES
+
+    parts = ["root" if _may_mount() else "rootless", f"namespaces {','.join(NAMES)}"]
+    hierarchy = detect(delegated)
+    controllers = ",".join(name for name in ("cpu", "memory", "pids", "io") if name in hierarchy.controllers)
+    parts.append(f"cgroup {hierarchy.layout}: {controllers}" if controllers else "no cgroups: no caps, few figures")
+    return "; ".join(parts)
+
+
+_CAP_SYS_ADMIN: Final = 21
+
+
+def _may_mount() -> bool:
+    """Whether unshare(CLONE_NEWNS) is allowed, which decides how the builder works (capabilities(7))."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next((line.split()[1] for line in file if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1)
