@@ -3,7 +3,7 @@
 Root's own interpreter and checkout may lie where no user can go (`/root/.pyenv`), so the user gets a venv of an interpreter that it
 can run, with pytest of the version that runs now, and a copy of the package under test with its entry points. Both are cached in
 `/var/cache/isolate-tests` (or `$ISOLATE_TESTS_CACHE`), by what they were made from. The user has an account, because newuidmap(1)
-looks for one; useradd gives it subordinate ids. `python -m tests.support.unprivileged --remove` takes all of it away.
+looks for one, with subordinate ids. `python -m tests.support.unprivileged --remove` takes all of it away.
 
 A caller who is no root is an unprivileged user already: everything then runs as the caller.
 """
@@ -35,6 +35,7 @@ USER_ID: Final = 64321
 
 USER_NAME: Final = "isolate-tests"
 
+_SUBORDINATE: Final = "643210000-643275535"
 _ROOT: Final = Path(__file__).parents[2]
 _BASE: Final = Path(os.environ.get("ISOLATE_TESTS_CACHE", "/var/cache/isolate-tests"))
 _EXTRA: Final = ("pytest-xdist",)
@@ -104,7 +105,7 @@ def find_python() -> str | None:
 
 
 @contextmanager
-def user_directory(files: Mapping[str, str] | None = None) -> Iterator[Path]:
+def user_directory(files: Mapping[str, str] | None = None, user: int = USER_ID) -> Iterator[Path]:
     """A new directory of the user's own, with `files` (text by relative path) in it; removed at the end."""
     work = _prepare().work
     path = Path(tempfile.mkdtemp(dir=work))
@@ -114,7 +115,7 @@ def user_directory(files: Mapping[str, str] | None = None) -> Iterator[Path]:
             (path / name).write_text(text, encoding="utf-8")
         if os.geteuid() == 0:
             for entry in (path, *path.rglob("*")):
-                os.chown(entry, USER_ID, USER_ID)
+                os.chown(entry, user, user)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -184,8 +185,13 @@ def _account(base: Path) -> None:
     try:
         pwd.getpwuid(USER_ID)
     except KeyError:
-        home = ["--no-create-home", "--home-dir", str(base / "home"), "--shell", "/bin/sh"]
-        subprocess.run(["useradd", "--uid", str(USER_ID), *home, USER_NAME], check=True, capture_output=True)
+        commands = [
+            f"groupadd --gid {USER_ID} {USER_NAME}",
+            f"useradd --uid {USER_ID} --gid {USER_ID} --no-create-home --home-dir {base / 'home'} --shell /bin/sh {USER_NAME}",
+            f"usermod --add-subuids {_SUBORDINATE} --add-subgids {_SUBORDINATE} {USER_NAME}",
+        ]
+        for command in commands:
+            subprocess.run(command.split(), check=True, capture_output=True)
 
 
 def _interpreter() -> str:
@@ -207,13 +213,13 @@ def _venv(base: Path) -> str:
     python = _interpreter()
     with open(_ROOT / "pyproject.toml", "rb") as file:
         dependencies = tomllib.load(file)["project"]["dependencies"]
-    wanted = [*dependencies, *_EXTRA, f"pytest=={pytest.__version__}"]
+    wanted: list[str] = [*dependencies, *_EXTRA, f"pytest=={pytest.__version__}"]
     directory = base / f"venv-{_digest(python, *wanted)}"
     done = directory / "done"
     if not done.exists():
         shutil.rmtree(directory, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", directory], check=True, capture_output=True)
-        pip = [directory / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([python, "-m", "venv", str(directory)], check=True, capture_output=True)
+        pip = [f"{directory}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         answer = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if answer.returncode:
             raise RuntimeError(f"pip install {' '.join(wanted)}: {answer.stderr}")
