@@ -74,9 +74,9 @@ def clip(line: Line, width: int, ellipsis: str) -> Line:
     kept: list[Span] = []
     used = 0
     for text, styles in line:
-        text = cut_end(text, width - used, ellipsis)
-        used += width_of(text)
-        kept.append((text, styles))
+        cut = cut_end(text, width - used, ellipsis)
+        used += width_of(cut)
+        kept.append((cut, styles))
     while kept and not (stripped := kept[-1][0].rstrip()):
         kept.pop()
     if kept:

@@ -151,22 +151,25 @@ class _Laid:
         return pad(self.column.heading, self.width, right=self.column.cap is None), ("light",)
 
 
-def _lay(column: _Column, tests: Sequence[TestRecord], highest: float | None, style: Style) -> _Laid:
-    draw = _bar_cell if column.cap else _figure_cell
-    cells = [draw(column, test, highest, style) for test in tests]
-    width = max(width_of(column.heading), *(_width(cell) for cell in cells))
+def _lay(column: _Column, tests: Sequence[TestRecord], run: Run, style: Style) -> _Laid:
     if column.cap is None:
-        cells = [((" " * (width - _width(cell)), ()), *cell) for cell in cells]
+        highest = _outstanding(column, run.tests)
+        cells = [_figure_cell(column, test, highest) for test in tests]
     else:
-        cells = [(*cell, (" " * (width - _width(cell)), ())) for cell in cells]
-    return _Laid(column, cells, width)
+        cells = [_bar_cell(column.value(test), column.cap(test), style) for test in tests]
+    width = max(width_of(column.heading), *(_width(cell) for cell in cells))
+    spaces = [((" " * (width - _width(cell)), ()),) for cell in cells]
+    padded: Sequence[Line] = [
+        (*space, *cell) if column.cap is None else (*cell, *space) for space, cell in zip(spaces, cells, strict=True)
+    ]
+    return _Laid(column, padded, width)
 
 
 def _width(line: Line) -> int:
     return sum(width_of(text) for text, _styles in line)
 
 
-def _figure_cell(column: _Column, test: TestRecord, highest: float | None, style: Style) -> Line:
+def _figure_cell(column: _Column, test: TestRecord, highest: float | None) -> Line:
     value = column.value(test)
     if value is None:
         return (("-", ("light",)),)
@@ -177,13 +180,11 @@ def _figure_cell(column: _Column, test: TestRecord, highest: float | None, style
     return (text, ("bold",) if value == highest else ()), (f"/{limit}" if limit is not None else "", ("light",))
 
 
-def _bar_cell(column: _Column, test: TestRecord, highest: float | None, style: Style) -> Line:
-    assert column.cap is not None
-    cap, share = column.cap(test), column.value(test)
+def _bar_cell(share: float | None, cap: str | None, style: Style) -> Line:
     if cap is None:
         return ()
     if share is None:
-        return ("-", ("light",)), (f" {cap}".rjust(_BAR), ("light",))
+        return ("-".ljust(_BAR), ("light",)), (f" {cap}", ("light",))
     full, empty = style.bar(share, _BAR)
     colour = "red" if share >= 0.9 else "yellow" if share >= 0.7 else "green"
     return (full, (colour,)), (empty, ("light",)), (f" {cap}", ("light",))
@@ -200,7 +201,7 @@ def _columns(run: Run, tests: Sequence[TestRecord], style: Style) -> list[_Laid]
                 continue
         elif style.verbosity <= 0 and not (column.always or any(column.value(test) for test in tests)):
             continue
-        laid.append(_lay(column, tests, _outstanding(column, run.tests), style))
+        laid.append(_lay(column, tests, run, style))
     return laid
 
 

@@ -98,9 +98,10 @@ def wrap_items(items: Iterable[str], width: int) -> list[str]:
             continue
         if lines[-1]:
             lines.append("")
-        while width_of(item) > width:
-            piece = _head(item, width) or item[0]
-            lines[-1], item = piece, item[len(piece) :]
+        rest = item
+        while width_of(rest) > width:
+            lines[-1] = _head(rest, width) or rest[0]
+            rest = rest[len(lines[-1]) :]
             lines.append("")
-        lines[-1] = item
+        lines[-1] = rest
     return [line for line in lines if line] or [""]
