@@ -23,8 +23,10 @@ from typing import Any, Final
 import pytest
 
 from pytest_isolate.model.units import format_duration
+from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.plugin.terminal import add_note
 
-__all__ = ["ATTRIBUTE", "ImportTimer", "Imports", "preload"]
+__all__ = ["ATTRIBUTE", "ImportTimer", "Imports", "preload", "register"]
 
 ATTRIBUTE: Final = "isolate_imports"
 """Of a test's last report: a list of [module, seconds]. Plain, since xdist sends it with the report."""
@@ -104,10 +106,27 @@ class ImportTimer:
         return sorted(heavy, key=lambda pair: -pair[1])[:_MOST_MODULES]
 
 
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure`, after the settings are in the stash and the terminal's part.
+
+    Preloads here and not before the first fork, because a `UsageError` is lost later under xdist; the controller
+    of xdist therefore imports them too.
+
+    Raises:
+        pytest.UsageError: as `preload`.
+    """
+    settings = config.stash[settings_key]
+    if not (settings.no_isolate or config.option.collectonly):
+        preload(settings.preload)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Imports(settings.preload), "isolate-imports")
+
+
 class Imports:
     """Where reports are collected: adds up what tests imported and words the hint."""
 
-    def __init__(self) -> None:
+    def __init__(self, preloaded: Sequence[str] = ()) -> None:
+        self._preloaded = preloaded
         self._tests: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
 
@@ -119,7 +138,11 @@ class Imports:
         self._tests[name] = self._tests.get(name, 0) + 1
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
-    def hint(self, preloaded: Sequence[str] = ()) -> str | None:
+    def pytest_terminal_summary(self, config: pytest.Config) -> None:
+        if hint := self.hint():
+            add_note(config, hint)
+
+    def hint(self) -> str | None:
         """One line for the summary; None if preloading would save little.
 
         A module counts when at least 3 tests imported it and all but the first import together took 0.1 s.
@@ -127,7 +150,7 @@ class Imports:
         saved = {
             name: self._seconds[name] * (tests - 1) / tests
             for name, tests in self._tests.items()
-            if tests >= _HINT_TESTS and name not in preloaded
+            if tests >= _HINT_TESTS and name not in self._preloaded
         }
         names = sorted((name for name, seconds in saved.items() if seconds >= _HINT_SECONDS), key=lambda name: -saved[name])
         if not names:
@@ -135,5 +158,5 @@ class Imports:
         first = names[0]
         each = format_duration(self._seconds[first] / self._tests[first])
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        listed = " ".join([*preloaded, *names[:_HINT_MODULES]])
+        listed = " ".join([*self._preloaded, *names[:_HINT_MODULES]])
         return f"{self._tests[first]} tests each imported {first} ({each}){others}: set isolate_preload = {listed}"

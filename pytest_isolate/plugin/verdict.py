@@ -220,6 +220,7 @@ class Ending:
         phase: setup, call or teardown: the one whose report is missing.
         timed_out: the protocol killed it because `spec.timeout` was over.
         stack: what faulthandler wrote.
+        pid: of the test process, outside; the kernel names its victims by such pids.
         running: processes inside at the time of the timeout, the test process included.
         left: processes inside after the test process had ended.
         gone: why the sandbox is gone, where it is.
@@ -232,6 +233,7 @@ class Ending:
     usage: Usage = field(default_factory=Usage)
     timed_out: bool = False
     stack: str = ""
+    pid: int = 0
     running: Sequence[ProcessInfo] = ()
     left: Sequence[ProcessInfo] = ()
     gone: str = ""
@@ -284,11 +286,11 @@ def judge(ending: Ending) -> Verdict:
     and a sandbox that is gone took the test process along.
     """
     events, spec, usage = ending.events, ending.spec, ending.usage
-    oom = (
-        OutOfMemory(usage.memory_peak_bytes, spec.memory, events.oom_kills, events.oom_victims, usage.disk_written_bytes)
-        if events.oom_kills
-        else None
-    )
+    oom = None
+    if events.oom_kills:
+        own = f"(pid {ending.pid} of the host)"
+        victims = tuple(victim.replace(own, "(the test process)") for victim in events.oom_victims)
+        oom = OutOfMemory(usage.memory_peak_bytes, spec.memory, events.oom_kills, victims, usage.disk_written_bytes)
     cause = _cause(ending, oom)
     beside: list[Finding] = [oom] if oom and cause is not oom else []
     if events.pids_cap_hits:

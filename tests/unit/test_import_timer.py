@@ -101,8 +101,7 @@ def test_hint_names_count_module_time_and_the_line_to_write() -> None:
 
 
 def test_hint_keeps_what_is_preloaded_already_and_orders_by_savings() -> None:
-    imports = repeat(repeat(Imports(), "small", 0.05, 10), "big", 0.1, 10)
-    hint = imports.hint(["attrs"])
+    hint = repeat(repeat(Imports(["attrs"]), "small", 0.05, 10), "big", 0.1, 10).hint()
     assert hint == "10 tests each imported big (100 ms) (and 1 more): set isolate_preload = attrs big small"
 
 

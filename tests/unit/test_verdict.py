@@ -105,6 +105,12 @@ def test_oom_names_the_share_of_files_in_the_tmpfs() -> None:
     assert "48.0 MiB of it are files" in OutOfMemory(64 * MIB, 64 * MIB, 1, (), 48 * MIB).text()
 
 
+def test_oom_victim_that_is_the_test_itself_is_called_so() -> None:
+    happened = Happened(oom_kills=2, oom_victims=("python3 (pid 41 of the host)", "cc1 (pid 4 of the host)"))
+    verdict = ended(signal.SIGKILL, happened=happened, pid=41)
+    assert first_line(verdict) == "OOM: killed python3 (the test process), cc1 (pid 4 of the host)"
+
+
 def test_oom_of_a_grandchild_is_beside_the_report_and_not_its_cause() -> None:
     verdict = ended(None, happened=Happened(oom_kills=1, oom_victims=("cc1 (pid 12)",)))
     assert verdict.cause is None
