@@ -1,0 +1,279 @@
+"""``rootfs="host"``: the host's own tree, every write thrown away.
+
+`HostRoot.prepare` runs once, in the builder's private mount namespace: it captures the host's tree as a
+read-only clone, makes what all sandboxes share, and finds out by mounting what takes an overlay. `plan` then
+only writes down operations. `describe_plan` writes them down without a builder, for people.
+
+As root the tree is built outside, by the builder: an overlay of ``/`` and of each writable submount.
+Rootless the kernel refuses an overlay of a tree with mounts below it (they are locked), so the sandbox gets
+the read-only clone and overlays only on the trees that its user works in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pytest_isolate.kernel.mounts import Mount, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mountinfo
+from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.capture import CGROUPS, DEVICES, HOST, Bound, Layer, below, make_workspace, probe
+from pytest_isolate.rootfs.plan import (
+    HINTS,
+    ROOT,
+    Bind,
+    Directory,
+    EnterRoot,
+    FileSystem,
+    Hide,
+    Operation,
+    Overlay,
+    PivotRoot,
+    Plan,
+    ReadOnly,
+    Upper,
+    apply,
+)
+from pytest_isolate.rootfs.survey import (
+    CGROUP_ROOT,
+    MASKED,
+    OWN_TREES,
+    READ_ONLY,
+    Hierarchy,
+    Submount,
+    depth,
+    hierarchies,
+    submounts,
+    within,
+)
+
+__all__ = ["HostRoot", "describe_plan"]
+
+ROOT_OPTIONS: Final = "redirect_dir=on,xino=on,index=off,metacopy=off"
+"""As real root: directories rename, inode numbers survive the copy-up."""
+
+USER_OPTIONS: Final = "userxattr,index=off,metacopy=off"
+"""In a user namespace: without userxattr removing a directory of the lower layer fails (overlayfs.rst)."""
+
+_QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoot:
+    """The host as every sandbox of the run sees it; made by `prepare`.
+
+    Attributes:
+        workspace: a directory of the builder's, the working directory of `apply_outside` and `apply_inside`.
+        rootless: no privileges over the mounts of the host.
+        places: host paths that are always bound read-write, resolved.
+        layers: what gets an overlay.
+        binds: submounts put back read-only.
+        cgroups: hierarchies to mount.
+        masked: paths of /proc and /sys that can't even be read, and whether each is a directory.
+        read_only: those that can't be written.
+        notes: what this host doesn't allow.
+    """
+
+    workspace: str
+    rootless: bool
+    places: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    binds: tuple[Bound, ...]
+    cgroups: tuple[Hierarchy, ...]
+    masked: tuple[tuple[str, bool], ...]
+    read_only: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(cls, workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
+        """Capture the host and make what all sandboxes share, on a tmpfs over `workspace`.
+
+        The caller's mount namespace must be its own, and every mount in it private.
+
+        Args:
+            workspace: an existing directory, absolute.
+            rootless: the caller has its capabilities in a user namespace only.
+            places: host paths that every sandbox shares with the host read-write.
+            trees: rootless: the directories that the user works in.
+
+        Raises:
+            SetupError: a step that no sandbox can do without failed.
+        """
+        survey = _survey(workspace, rootless=rootless, places=places, trees=trees)
+        try:
+            make_workspace(workspace, own_trees=not rootless, cgroups=survey.cgroups)
+        except OSError as error:
+            number = error.errno or 0
+            path = os.fsdecode(error.filename or workspace)
+            raise SetupError("prepare workspace", path, number, HINTS.get(number, ""), str(error)) from error
+        probed = probe(survey.layers, survey.binds, survey.options, on_clone=rootless)
+        notes = (*survey.notes, *probed.notes)
+        return replace(survey, layers=probed.layers, binds=probed.binds, notes=notes)
+
+    @property
+    def options(self) -> str:
+        """Overlay's."""
+        return USER_OPTIONS if self.rootless else ROOT_OPTIONS
+
+    @property
+    def disk_path(self) -> str:
+        """A path inside whose statvfs(2) tells of the tmpfs that takes the writes; empty if there is none."""
+        return self.layers[0].path if self.layers else ""
+
+    def plan(self, spec: Spec, box: str) -> Plan:
+        """The operations for `spec`; the same for each sandbox, since each has a mount namespace of its own.
+
+        Raises:
+            SetupError: a path of ``writable=`` or ``hide=`` doesn't exist.
+        """
+        del box
+        hidden = tuple(_resolve("hide", path) for path in spec.hide)
+        tree = tuple(self._tree(spec, hidden))
+        kernel = tuple(self._kernel_file_systems(spec, hidden))
+        if self.rootless:
+            return Plan((), (EnterRoot(HOST, readonly=True), *tree, *kernel, PivotRoot()), self.notes)
+        return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
+
+    def apply_outside(self, plan: Plan) -> None:
+        """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
+
+        Raises:
+            SetupError
+        """
+        if plan.outside:
+            _enter(self.workspace)
+            apply(plan.outside, ROOT)
+
+    def apply_inside(self, plan: Plan) -> None:
+        """In the sandbox's init, all its namespaces new; the working directory is ``/`` of the sandbox afterwards.
+
+        Raises:
+            SetupError
+        """
+        _enter(self.workspace)
+        apply(plan.inside, ROOT)
+
+    def _tree(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
+        """Everything but the kernel's own file systems, shallow paths before those in them."""
+        writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
+        gone = (*writable, *hidden)
+        layers = [layer for layer in self.layers if layer.path == "/" or not _covered(layer.path, gone)]
+        steps: list[Operation] = [
+            Overlay(layer.lower, layer.path, number, self.options) for number, layer in enumerate(layers)
+        ]
+        steps += [
+            Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
+            for bound in self.binds
+            if not _covered(bound.path, gone)
+        ]
+        steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
+        steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
+        yield Upper(spec.disk, tuple(layer.directory for layer in layers))
+        yield from sorted(steps, key=lambda step: depth(step.target))
+        yield Bind(DEVICES, "/dev", readonly=True)
+        if spec.net == "host" and not self.rootless:
+            # A fresh sysfs needs a network namespace of one's own. The clone's /sys serves rootless.
+            yield Bind("/sys", "/sys", recursive=False, readonly=True)
+
+    def _kernel_file_systems(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
+        """What belongs to the sandbox's own namespaces: mounted by it, while the host's /proc and /sys are in sight."""
+        yield FileSystem("proc", "/proc")
+        if spec.net != "host":
+            yield FileSystem("sysfs", "/sys", _QUIET | MS_RDONLY)
+        if self.cgroups and self.cgroups[0].point != CGROUP_ROOT:
+            yield Bind(CGROUPS, CGROUP_ROOT, readonly=True)
+        for hierarchy in self.cgroups:
+            yield FileSystem(hierarchy.fstype, hierarchy.point, _QUIET | MS_RDONLY, hierarchy.options)
+        yield FileSystem("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+        yield FileSystem("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")
+        yield FileSystem("mqueue", "/dev/mqueue")
+        yield from (Bind(path, path, make=True) for path in self.places if within(path, "/dev"))
+        yield from (Hide(path, directory, "masked") for path, directory in self.masked)
+        yield from (ReadOnly(path) for path in self.read_only)
+        yield from (_hide(path, ()) for path in hidden if _covered(path, OWN_TREES))
+
+
+def describe_plan(
+    spec: Spec, places: Sequence[str] = (), *, rootless: bool = False, trees: Sequence[str] = ()
+) -> list[str]:
+    """What `HostRoot.plan` would do for `spec`, a line per step; mounts nothing, so every overlay is taken to work.
+
+    Raises:
+        SetupError: a path of the spec doesn't exist.
+    """
+    return _survey("/", rootless=rootless, places=places, trees=trees).plan(spec, "").describe()
+
+
+def _enter(workspace: str) -> None:
+    try:
+        os.chdir(workspace)
+    except OSError as error:
+        raise SetupError.from_os_error("chdir", error, workspace) from error
+
+
+def _covered(path: str, trees: Sequence[str]) -> bool:
+    return any(within(path, tree) for tree in trees)
+
+
+def _resolve(key: str, path: str) -> str:
+    """`path` without symbolic links, which would lead a mount out of the tree that is being built."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        hint = f"make {path} on the host before the test asks for it, or take it out of {key}="
+        raise SetupError(f"{key}=", path, error.errno or 0, hint) from error
+
+
+def _hide(path: str, kept: Sequence[str]) -> Hide:
+    if path in kept:
+        raise SetupError("hide=", path, errno.EBUSY, f"pytest itself writes there: take {path} out of hide=")
+    return Hide(path, os.path.isdir(path), keep=tuple(place for place in kept if within(place, path)))
+
+
+def _directory(path: str) -> Directory:
+    status = os.stat(path)
+    return Directory(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
+    """A HostRoot from looking alone: every writable submount is taken to bear an overlay."""
+    mounts = mountinfo()
+    found = submounts(mounts)
+    layers, binds = (_user_layers(mounts, trees), ()) if rootless else _root_layers(found)
+    return HostRoot(
+        workspace=workspace,
+        rootless=rootless,
+        places=tuple(dict.fromkeys(_resolve("places", place) for place in places)),
+        layers=layers,
+        binds=binds,
+        cgroups=hierarchies(mounts),
+        masked=() if rootless else tuple((path, os.path.isdir(path)) for path in MASKED if os.path.exists(path)),
+        read_only=() if rootless else tuple(path for path in READ_ONLY if os.path.exists(path)),
+    )
+
+
+def _user_layers(mounts: Sequence[Mount], trees: Sequence[str]) -> tuple[Layer, ...]:
+    """Those of the user's trees that exist and aren't inside another one."""
+    real = {os.path.realpath(tree) for tree in trees if os.path.isdir(tree)}
+    outer = [tree for tree in sorted(real) if not any(tree != other and within(tree, other) for other in real)]
+    return tuple(
+        Layer(tree, Directory(_directory(tree).mode), below(HOST, tree))
+        for tree in outer
+        if tree != "/" and not _covered(tree, OWN_TREES)
+    )
+
+
+def _root_layers(found: Sequence[Submount]) -> tuple[tuple[Layer, ...], tuple[Bound, ...]]:
+    layers = [Layer("/", _directory("/"), HOST)]
+    binds = []
+    for submount in found:
+        if submount.directory and not submount.readonly:
+            directory = Directory(submount.mode, submount.uid, submount.gid)
+            layers.append(Layer(submount.point, directory, below(HOST, submount.point)))
+        else:
+            binds.append(Bound(submount.point))
+    return tuple(layers), tuple(binds)
