@@ -154,7 +154,7 @@ class Hierarchy(Protocol):
 
     @property
     def controllers(self) -> frozenset[str]:
-        """Those of ``cpu``, ``memory``, ``pids`` and ``io`` that can be capped; certain after `create_run`."""
+        """Those of ``cpu``, ``memory``, ``pids`` and ``io`` that can be capped: as far as can be seen, certain after `create_run`."""
 
     @property
     def lacking(self) -> dict[str, MissingCapability]:

@@ -68,8 +68,13 @@ class V1Hierarchy:
     def __init__(self, layout: str, places: dict[str, Place], hand_over: str) -> None:
         self.layout: Final = layout
         self._hand_over: Final = hand_over
-        self._bases = {name: place.directory for name, place in places.items() if place.directory}
-        self._why = {name: (place.why, place.hint or hand_over) for name, place in places.items() if not place.directory}
+        self._bases: dict[str, str] = {}
+        self._why: dict[str, tuple[str, str]] = {}
+        for name, place in places.items():
+            if refusal := (place.why, place.hint) if place.why else _refusal(place.directory):
+                self._why[name] = refusal[0], refusal[1] or hand_over
+            else:
+                self._bases[name] = place.directory
         self._run: dict[str, str] = {}
         self._io_counted = False
 
@@ -101,7 +106,7 @@ class V1Hierarchy:
             except FileExistsError:  # the other one of co-mounted cpu and cpuacct
                 pass
             except OSError as error:
-                self._why[controller] = f"mkdir {directory}: {error.strerror}", self._mkdir_hint(error, base)
+                self._why[controller] = f"mkdir {directory}: {error.strerror}", self._hand_over
                 continue
             self._run[controller] = directory
             file, config = _CAP_FILE.get(controller, ("", ""))
@@ -110,15 +115,6 @@ class V1Hierarchy:
                 self._why[controller] = why, f"boot a kernel with {config}=y, or leave the cap out"
         if "blkio" in self._run:
             self._io_counted = activate_io_counters(self._run["blkio"])
-
-    def _mkdir_hint(self, error: OSError, base: str) -> str:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return self._hand_over
-        if error.errno == errno.EROFS:
-            return "the cgroup mount is read-only, as in an unprivileged container: make it writable (docker run --privileged)"
-        if error.errno == errno.ENOENT:
-            return f"{base} is gone: run pytest from a cgroup that still exists"
-        return "the kernel makes no more cgroups here: remove some, and see whether memory is short"
 
     def create(self, box: str, caps: Caps) -> Group:
         if error := self.missing(caps):
@@ -139,8 +135,8 @@ class V1Hierarchy:
 
     def missing(self, caps: Caps) -> MissingCapability | None:
         for name, keys in caps.needs().items():
-            if error := self.lacking.get(f"cgroup-{name}"):
-                return MissingCapability(error.capability, keys, error.why, error.hint)
+            if (kernel_name := _KERNEL_NAME[name]) in self._why:
+                return MissingCapability(f"cgroup-{name}", keys, *self._why[kernel_name])
         memory = self._run.get("memory", "")
         if caps.swap and memory and not os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"):
             why = f"{memory} has no memory.memsw.limit_in_bytes: the kernel doesn't account swap"
@@ -153,6 +149,19 @@ class V1Hierarchy:
 
     def remove_run(self) -> bool:
         return _remove(self.run_directories)
+
+
+def _refusal(directory: str) -> tuple[str, str] | None:
+    """Why no directory can be made in `directory`, and the remedy (empty: have one handed over); None if it can."""
+    try:
+        read_only = bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError as error:
+        return f"{directory}: {error.strerror}", "run pytest from a cgroup that its mounts show and that still exists"
+    if read_only:
+        return f"{directory} is mounted read-only", "in a container, make it writable: docker run --privileged, or a volume"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{directory} can't be written by user {os.geteuid()}", ""
+    return None
 
 
 def _remove(directories: Iterable[str]) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import mmap
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,8 @@ from pytest_isolate.kernel.cgroup import (
     read_usage,
     run_name,
 )
+from pytest_isolate.kernel.namespaces import CLONE_NEWNS
+from pytest_isolate.kernel.syscalls import unshare
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from tests.support.capabilities import requires
 from tests.support.cgroups import directories_of, ended, inside, start_inside
@@ -346,3 +349,41 @@ def test_two_boxes_of_one_name_are_refused_and_the_first_is_kept(hierarchy: Hier
     with pytest.raises(SetupError, match="EEXIST"):
         hierarchy.create("box", Caps())
     assert all(os.path.isdir(path) for path in group.directories())
+
+
+def test_read_only_cgroup_mount_says_so_and_names_the_remedy() -> None:
+    """As Docker mounts them. In a process of its own, for its mounts."""
+
+    def work() -> list[list[str]]:
+        unshare(CLONE_NEWNS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        for base in detect().bases:
+            point = "/".join(base.split("/")[:5])
+            subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
+        return [[error.why, error.hint] for error in detect().lacking.values()]
+
+    found = inside(Group("box"), work).result
+    assert len(found) == 4
+    for why, hint in found:
+        assert why.endswith("is mounted read-only")
+        assert "docker run" in hint
+
+
+def test_pure_v2_host_lacks_every_controller_and_says_so() -> None:
+    """Every v1 mount is taken away in a private mount namespace; the v2 tree of a hybrid host remains."""
+
+    def work() -> list[object]:
+        unshare(CLONE_NEWNS)
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["umount", "-l", "/sys/fs/cgroup"], check=True)
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"], check=True)
+        hierarchy = detect()
+        hierarchy.create_run(run_name(os.getpid()))
+        error = hierarchy.missing(Caps(cpu=0.2))
+        assert error
+        return [hierarchy.layout, list(hierarchy.controllers), hierarchy.run_directories, error.keys, error.why, error.hint]
+
+    layout, controllers, directories, keys, why, hint = inside(Group("box"), work).result
+    assert (layout, controllers, directories, keys) == ("v2", [], [], ["cpu"])
+    assert why
+    assert hint

@@ -101,6 +101,13 @@ def _disk() -> str:
     return ""
 
 
+def _loop_device() -> str:
+    if os.geteuid() != 0:
+        return _root()
+    done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip()
+
+
 _PROBES: Final[dict[str, Callable[[], str]]] = {
     "root": _root,
     "unprivileged-user": _unprivileged_user,
@@ -112,6 +119,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "cgroup-swap": _swap_accounting,
     "kmsg": _kernel_log,
     "disk": _disk,
+    "loop-device": _loop_device,
 }
 
 if __name__ == "__main__":
