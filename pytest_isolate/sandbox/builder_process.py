@@ -75,7 +75,8 @@ class BuilderProcess:
         self._cgroups: list[str] = []
         self._answers: dict[int, dict[str, Any]] = {}
         self._unwanted: set[int] = set()
-        self._pidfds: set[int] = set()
+        self._waiting: set[int] = set()
+        self._handed_out: set[int] = set()
 
     def _spawn(self, channel: int, me: int) -> subprocess.Popen[bytes]:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -123,7 +124,7 @@ class BuilderProcess:
             message, fds = self._receive()
             if fds:
                 message["pidfd"] = fds[0]
-                self._pidfds.add(fds[0])
+                self._waiting.add(fds[0])
             if message["n"] in self._unwanted:
                 self._unwanted.discard(message["n"])
                 self._drop(message)
@@ -134,6 +135,8 @@ class BuilderProcess:
     def placement(self, number: int, spec: Spec, answer: dict[str, Any]) -> Placement:
         """The sandbox that `answer` tells of, for a test with `spec`."""
         facts = self.facts()
+        self._waiting.discard(answer["pidfd"])
+        self._handed_out.add(answer["pidfd"])
         group = Group.from_json(answer["group"])
         group = group if group.v1 else None
         entrance = Entrance(
@@ -156,12 +159,12 @@ class BuilderProcess:
 
     def _drop(self, message: dict[str, Any]) -> None:
         if "pidfd" in message:
-            self._pidfds.discard(message["pidfd"])
+            self._waiting.discard(message["pidfd"])
             os.close(message["pidfd"])
 
     def release(self, number: int, pidfd: int) -> None:
         """Take back a sandbox that was handed out."""
-        self._pidfds.discard(pidfd)
+        self._handed_out.discard(pidfd)
         os.close(pidfd)
         self._send({"op": "release", "n": number})
 
@@ -192,14 +195,19 @@ class BuilderProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self.close_fds()
+        self._close_own_fds()
         if code != 0:
             clean_up(self._cgroups)
             remove_workspace(self._workspace)
 
     def close_fds(self) -> None:
-        """Close what belongs to this side alone; in a forked child, leave the builder to the parent."""
-        self._channel.close()
-        for fd in (self._log, self._pid_namespace, *self._pidfds):
+        """In a forked child: close every fd, leaving builder and sandboxes to the parent."""
+        self._close_own_fds()
+        for fd in self._handed_out:
             os.close(fd)
-        self._pidfds.clear()
+
+    def _close_own_fds(self) -> None:
+        """All but the pidfds of sandboxes in use, which their handles close."""
+        self._channel.close()
+        for fd in (self._log, self._pid_namespace, *self._waiting):
+            os.close(fd)

@@ -8,6 +8,7 @@ turns those skips into failures (CI sets it: a machine that lost a capability is
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -108,6 +109,10 @@ def _loop_device() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def _emulator() -> str:
+    return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
+
+
 _PROBES: Final[dict[str, Callable[[], str]]] = {
     "root": _root,
     "unprivileged-user": _unprivileged_user,
@@ -119,6 +124,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "cgroup-swap": _swap_accounting,
     "kmsg": _kernel_log,
     "disk": _disk,
+    "qemu-aarch64": _emulator,
     "loop-device": _loop_device,
 }
 

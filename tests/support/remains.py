@@ -1,0 +1,49 @@
+"""What runs of pytest-isolate have left on this machine: processes, cgroups, directories, mounts."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+
+__all__ = ["remains_of"]
+
+
+def remains_of(pid: int | None) -> set[str]:
+    """Everything named after a run of process `pid`, None for any: empty if nothing was left.
+
+    Processes are the builders and inits, found by their command lines; zombies aside, which wait for a slow PID 1.
+    """
+    prefix = "pytest-isolate-" + (f"{pid}-" if pid else "")
+    return _processes() | _cgroups(prefix) | _directories(prefix) | _mounts(prefix)
+
+
+def _processes() -> set[str]:
+    found = set()
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == b"pytest-isolate-init" or any(b"pytest_isolate.sandbox.builder" in word for word in words):
+            found.add(f"process {path.split('/')[2]}")
+    return found
+
+
+def _cgroups(prefix: str) -> set[str]:
+    return {
+        os.path.join(path, name)
+        for path, names, _files in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith(prefix)
+    }
+
+
+def _directories(prefix: str) -> set[str]:
+    return {path for folder in {tempfile.gettempdir(), "/tmp"} for path in glob.glob(f"{folder}/{prefix}*")}
+
+
+def _mounts(prefix: str) -> set[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        return {line.split()[4] for line in file if f"/{prefix}" in line}
