@@ -41,7 +41,8 @@ def register(config: pytest.Config) -> None:
 def add_note(config: pytest.Config, text: str) -> None:
     """Show `text` once in the section, whichever process says it and however often."""
     config.stash[_notes_key][text] = None
-    if run := config.stash.get(run_key, None):
+    run = config.stash.get(run_key, None)
+    if run is not None:
         run.note(text)
 
 
@@ -66,7 +67,7 @@ class _Section:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        if self.run:
+        if self.run.tests:
             _write(self.run, terminalreporter, config)
 
 
@@ -80,7 +81,9 @@ def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -
     style = Style(writer.fullwidth, stream_encoding(writer), verbosity, config.stash[settings_key].top)
     heading, styles = title(run)
     if verbosity >= 0 or run.problems():
-        reporter.section(heading, **dict.fromkeys(styles, True))
+        reporter.write_sep("=", heading, **dict.fromkeys(styles, True))
+    else:
+        reporter.ensure_newline()
     for line in render(run, style):
         for text, names in line:
             reporter.write(text, **dict.fromkeys(names, True))

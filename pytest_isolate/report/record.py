@@ -129,9 +129,6 @@ class Run:
         """A sentence about the whole run; an equal one is kept once."""
         self._notes[text] = None
 
-    def __bool__(self) -> bool:
-        return bool(self._attempts)
-
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(self._notes)

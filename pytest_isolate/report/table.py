@@ -122,9 +122,9 @@ def _mib_cap(key: str) -> Callable[[TestRecord], str | None]:
 
 _COLUMNS: Final = (
     _Column("cpu s", _scaled("cpu_seconds"), 2, order=10, always=True),
-    _Column("of cap", _cpu_share, 0, order=3,
+    _Column("of cap", _cpu_share, 0, order=1,
             cap=lambda test: None if test.spec.cpu is None else f"{test.spec.cpu * 100:.4g}%"),
-    _Column("throttled s", _scaled("cpu_throttled_seconds"), 2, order=2, verbosity=1),
+    _Column("throttled s", _scaled("cpu_throttled_seconds"), 2, order=4, verbosity=1),
     _Column("memory MiB", _scaled("memory_peak_bytes", _MIB), 1, order=11, always=True),
     _Column("of cap", _memory_share, 0, order=8, cap=_mib_cap("memory")),
     _Column("pids", _scaled("pids_peak"), 0, order=7, limit=lambda test: test.spec.pids),
@@ -132,19 +132,20 @@ _COLUMNS: Final = (
     _Column("read MiB", _scaled("io_read_bytes", _MIB), 1, order=5, verbosity=1),
     _Column("written MiB", _scaled("io_write_bytes", _MIB), 1, order=5, verbosity=1),
     _Column("disk MiB", _scaled("disk_written_bytes", _MIB), 1, order=6),
-    _Column("of cap", _disk_share, 0, order=4, cap=_mib_cap("disk")),
+    _Column("of cap", _disk_share, 0, order=2, cap=_mib_cap("disk")),
     _Column("wall s", _scaled("wall_seconds"), 2, order=9, always=True),
-    _Column("setup ms", _scaled("setup_seconds", 1e-3), 1, order=1, verbosity=1),
+    _Column("setup ms", _scaled("setup_seconds", 1e-3), 1, order=3, verbosity=1),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Laid:
-    """A column with its cells for the tests that are shown."""
+    """A column with its cells for the tests that are shown; `telling` where one of them is known and not zero."""
 
     column: _Column
     cells: Sequence[Line]
     width: int
+    telling: bool
 
     @property
     def heading(self) -> Span:
@@ -162,7 +163,7 @@ def _lay(column: _Column, tests: Sequence[TestRecord], run: Run, style: Style) -
     padded: Sequence[Line] = [
         (*space, *cell) if column.cap is None else (*cell, *space) for space, cell in zip(spaces, cells, strict=True)
     ]
-    return _Laid(column, padded, width)
+    return _Laid(column, padded, width, any(map(column.value, tests)))
 
 
 def _width(line: Line) -> int:
@@ -212,10 +213,10 @@ def _outstanding(column: _Column, tests: Sequence[TestRecord]) -> float | None:
 
 
 def _fit(laid: list[_Laid], room: int) -> list[_Laid]:
-    """`laid` without the columns that have to go to need at most `room` cells."""
+    """`laid` without the columns that have to go to need at most `room` cells: first those that say nothing."""
     laid = list(laid)
     while laid and sum(column.width + _GAP for column in laid) > room:
-        laid.remove(min(laid, key=lambda each: each.column.order))
+        laid.remove(min(laid, key=lambda each: (each.telling, each.column.order)))
     return laid
 
 

@@ -38,7 +38,7 @@ def title(run: Run) -> tuple[str, tuple[str, ...]]:
 
 def render(run: Run, style: Style) -> list[Line]:
     """The section's lines, without its heading; none where no test was isolated."""
-    if not run:
+    if not run.tests:
         return []
     lines = _problems(run, style)
     if style.verbosity < 0:

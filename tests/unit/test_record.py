@@ -123,12 +123,6 @@ def test_equal_notes_are_kept_once_and_weakened_tests_counted() -> None:
     assert run.weakened() == {"w": 2}
 
 
-def test_run_without_isolated_tests_is_false_even_with_notes() -> None:
-    run = Run()
-    run.note("n")
-    assert not run
-
-
 @pytest.mark.parametrize(
     "values,share,expected",
     [([7.0], 0.5, 7.0), ([7.0], 0.95, 7.0), ([1.0, 2.0], 0.5, 1.0), ([float(n) for n in range(1, 101)], 0.95, 95.0)],
