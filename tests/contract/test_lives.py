@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from tests.support.capabilities import requires
 from tests.support.remains import remains_of
 
 __all__ = ["caller"]
+
+
+_AS_FD_3 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.set_inheritable(3, True); os.execvp(sys.argv[2], sys.argv[2:])"
 
 
 @contextmanager
@@ -241,7 +245,7 @@ def test_init_program_of_the_other_architecture_runs_in_an_emulator() -> None:
     os.set_inheritable(image, True)
     started = time.monotonic()
     init = subprocess.Popen(
-        ["sh", "-c", f"exec 3<&{pidfd}; exec qemu-aarch64-static /proc/self/fd/{image}"], pass_fds=(pidfd, image)
+        [sys.executable, "-c", _AS_FD_3, str(pidfd), "qemu-aarch64-static", f"/proc/self/fd/{image}"], pass_fds=(pidfd, image)
     )
     assert init.wait(20) == 0
     assert time.monotonic() - started > 0.3
