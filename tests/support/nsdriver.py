@@ -13,10 +13,25 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import traceback
 from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
 from typing import Any
 
+from pytest_isolate.kernel.clone import clone
+from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
+from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWNS, write_id_maps
+from pytest_isolate.kernel.syscalls import prctl, setns, unshare
+from pytest_isolate.model.errors import IsolateError, error_from_json
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.host import HostRoot
+from pytest_isolate.rootfs.plan import Plan
+from pytest_isolate.sandbox.identity import Identity, drop_privileges, enter_run_namespace
+
 __all__ = ["Inside", "run_inside"]
+
+_PR_SET_DUMPABLE = 4
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,6 @@ def run_inside(
         workspace: an existing directory of the builder's user; None: a temporary one.
         as_root: call `HostRoot.prepare` with rootless=False even in a user namespace.
     """
-    from tests.support.unprivileged import find_python
-
     job = {
         "code": textwrap.dedent(code),
         "user": user,
@@ -75,18 +88,15 @@ def run_inside(
         "boxes": boxes,
         "as_root": as_root,
     }
-    python, package = (find_python() or (sys.executable, _root())) if user is not None else (sys.executable, _root())
     made = workspace is None
     job["workspace"] = workspace = workspace or tempfile.mkdtemp(prefix="pytest-isolate-tree ")
     try:
         if user is not None and made:
             os.chown(workspace, user, user)
-        with open(__file__, encoding="utf-8") as file:
-            program = file.read()
         done = subprocess.run(
-            [python, "-c", program, json.dumps(job)],
-            env={"PYTHONPATH": package, "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
-            capture_output=True, text=True, timeout=60, check=False, cwd="/",
+            [_python(user), os.path.abspath(__file__), json.dumps(job)],
+            env={"PYTHONPATH": _root(), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
+            capture_output=True, text=True, timeout=20, check=False, cwd="/",
         )  # fmt: skip
     finally:
         if made:
@@ -95,18 +105,27 @@ def run_inside(
     return Inside(**json.loads(done.stdout.splitlines()[-1]))
 
 
+@cache
+def _python(user: int | None) -> str:
+    """An interpreter whose standard library `user` can read (a venv's may lie in /root)."""
+    candidates = [sys.executable, *(f"/usr/bin/python3{minor}" for minor in ("", ".13", ".12", ".11"))]
+    for python in candidates:
+        if user is None:
+            return python
+        try:
+            code = "import sys; assert sys.version_info >= (3, 11)"
+            subprocess.run([python, "-Ic", code], user=user, capture_output=True, check=True, cwd="/")
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return python
+    raise LookupError(f"no Python >= 3.11 that user {user} can run")
+
+
 def _root() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def _main(job: dict[str, Any]) -> None:
-    from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
-    from pytest_isolate.kernel.namespaces import CLONE_NEWNS
-    from pytest_isolate.kernel.syscalls import unshare
-    from pytest_isolate.model.errors import IsolateError
-    from pytest_isolate.rootfs.host import HostRoot
-    from pytest_isolate.sandbox.identity import enter_run_namespace
-
     if os.geteuid() == 0:
         unshare(CLONE_NEWNS)
         mount("none", "/", "", MS_REC | MS_PRIVATE)
@@ -115,6 +134,7 @@ def _main(job: dict[str, Any]) -> None:
         os.setgroups([])
         os.setresgid(*[job["user"]] * 3)
         os.setresuid(*[job["user"]] * 3)
+        prctl(_PR_SET_DUMPABLE, 1)  # as after an exec: the user may write its own id maps
     identity = enter_run_namespace()
     mount("none", "/", "", MS_REC | MS_PRIVATE)
     report: dict[str, Any] = {"results": [], "plan": [], "notes": [], "disk_path": "", "rootless": False, "error": None, "times": {}}
@@ -130,15 +150,7 @@ def _main(job: dict[str, Any]) -> None:
     print(json.dumps(report))
 
 
-def _box(job: dict[str, Any], root: Any, identity: Any, box: str, report: dict[str, Any]) -> None:
-    from time import perf_counter
-
-    from pytest_isolate.kernel.clone import clone
-    from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWNS, write_id_maps
-    from pytest_isolate.kernel.syscalls import setns, unshare
-    from pytest_isolate.model.errors import error_from_json
-    from pytest_isolate.model.spec import Spec
-
+def _box(job: dict[str, Any], root: HostRoot, identity: Identity, box: str, report: dict[str, Any]) -> None:
     def timed(name: str, start: float) -> None:
         report["times"].setdefault(name, []).append(perf_counter() - start)
 
@@ -158,6 +170,8 @@ def _box(job: dict[str, Any], root: Any, identity: Any, box: str, report: dict[s
     start = perf_counter()
     pid, _pidfd = clone(ALL & ~CLONE_NEWNET if spec.net == "host" else ALL)
     if pid == 0:
+        os.close(go[1])
+        os.close(reports[0])
         _inside(job, root, plan, go[0], reports[1])
     timed("clone", start)
     os.close(reports[1])
@@ -176,14 +190,7 @@ def _box(job: dict[str, Any], root: Any, identity: Any, box: str, report: dict[s
     report["times"].setdefault("inside", []).append(told["time"])
 
 
-def _inside(job: dict[str, Any], root: Any, plan: Any, go: int, report: int) -> None:
-    import traceback
-    from time import perf_counter
-
-    from pytest_isolate.model.errors import IsolateError
-    from pytest_isolate.model.spec import Spec
-    from pytest_isolate.sandbox.identity import drop_privileges
-
+def _inside(job: dict[str, Any], root: HostRoot, plan: Plan, go: int, report: int) -> None:
     told: dict[str, Any] = {}
     try:
         os.read(go, 1)
