@@ -155,21 +155,26 @@ class Hierarchy(Protocol):
     @property
     def controllers(self) -> frozenset[str]:
         """Those of ``cpu``, ``memory``, ``pids`` and ``io`` that can be capped: as far as can be seen, certain after `create_run`."""
+        ...
 
     @property
     def lacking(self) -> dict[str, MissingCapability]:
         """Why not, by capability (``cgroup-cpu``, …), for each of the others."""
+        ...
 
     @property
     def run_directories(self) -> tuple[str, ...]:
         """The run's subtrees: what `cgroup.clean_up` takes when the builder is gone."""
+        ...
 
     @property
     def bases(self) -> tuple[str, ...]:
         """The directories that runs make their subtrees in: what `cgroup.sweep_stale` looks through."""
+        ...
 
     def create_run(self, name: str) -> None:
         """Make the run's subtree. Raises nothing: what is refused goes to `lacking`."""
+        ...
 
     def create(self, box: str, caps: Caps) -> Group:
         """Make one sandbox's directories with its caps set.
@@ -177,12 +182,16 @@ class Hierarchy(Protocol):
         Raises:
             SetupError: and nothing is left; MissingCapability where `missing` says so.
         """
+        ...
 
     def missing(self, caps: Caps) -> MissingCapability | None:
         """What `caps` ask and this machine can't enforce: the first of them."""
+        ...
 
     def remove(self, group: Group) -> bool:
         """Remove a sandbox's directories without waiting; False: busy for the moment, ask again later."""
+        ...
 
     def remove_run(self) -> bool:
         """Remove the run's subtree with all that is in it; False: busy for the moment."""
+        ...
