@@ -12,6 +12,7 @@ Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} wi
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -132,8 +133,15 @@ class Builder:
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):
             group = self._doomed.popleft()
-            if not self._hierarchy.remove(group):
+            if not self._removed(group):
                 self._doomed.append(group)
+
+    def _removed(self, group: Group) -> bool:
+        """Whether nothing more can be done: refused for good counts, `end` and the next run's sweep try again."""
+        try:
+            return self._hierarchy.remove(group)
+        except OSError:
+            return True
 
     def end(self) -> None:
         """Kill every init, remove cgroups and workspace; gives up on what stays busy for five seconds."""
@@ -142,8 +150,9 @@ class Builder:
         if getattr(self, "_entered", False):
             _enter(self._hierarchy.bases, ())
         deadline = time.monotonic() + _LAST_REMOVALS
-        while not self._hierarchy.remove_run() and time.monotonic() < deadline:
-            time.sleep(_REMOVAL_PAUSE / 4)
+        with suppress(OSError):
+            while not self._hierarchy.remove_run() and time.monotonic() < deadline:
+                time.sleep(_REMOVAL_PAUSE / 4)
         self._workspace.remove()
 
 
@@ -200,6 +209,10 @@ def main(argv: list[str]) -> None:
             channel.send({"error": error.to_json()})
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Collections would only touch, and so copy, what every init shares with its parent until exec.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     try:
         builder.serve()
     finally:

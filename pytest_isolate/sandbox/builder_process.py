@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pytest_isolate.kernel.cgroup import Group, clean_up, run_name
+from pytest_isolate.kernel.cgroup import Group, clean_up, detect, run_name
 from pytest_isolate.model.errors import SandboxGone, error_from_json
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.channel import pair
@@ -72,7 +72,8 @@ class BuilderProcess:
         self._send({"op": "setup", "run": run, "tmp": tmp, **setup})
         self._facts: Facts | None = None
         self._workspace = os.path.join(tmp, run)
-        self._cgroups: list[str] = []
+        self._run, self._delegated = run, setup["cgroup"]
+        self._cgroups: list[str] | None = None
         self._answers: dict[int, dict[str, Any]] = {}
         self._unwanted: set[int] = set()
         self._waiting: set[int] = set()
@@ -197,8 +198,14 @@ class BuilderProcess:
             code = self._process.wait()
         self._close_own_fds()
         if code != 0:
-            clean_up(self._cgroups)
+            clean_up(self._cgroup_directories())
             remove_workspace(self._workspace)
+
+    def _cgroup_directories(self) -> list[str]:
+        """The run's subtrees, also of a builder that was killed before it could name them."""
+        if self._cgroups is None:
+            self._cgroups = [f"{base}/{self._run}" for base in detect(self._delegated).bases]
+        return self._cgroups
 
     def close_fds(self) -> None:
         """In a forked child: close every fd, leaving builder and sandboxes to the parent."""

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -216,12 +216,16 @@ class Sandbox:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
 
-    def events(self) -> Events:
-        """What ran into a limit so far."""
+    def events(self, known: Collection[int] = ()) -> Events:
+        """What ran into a limit so far.
+
+        Args:
+            known: pids outside of processes that were inside, as `fork` gave them: helps to name OOM victims.
+        """
         group = self._place.group
         counted = read_events(group) if group is not None else None
         kills = (counted.oom_kills or 0) if counted else 0
-        victims = tuple(f"{victim.name} (pid {victim.pid} of the host)" for victim in oom_victims(group)) if group and kills else ()
+        victims = tuple(f"{victim.name} (pid {victim.pid} of the host)" for victim in oom_victims(group, known)) if group and kills else ()
         disk = self._disk()
         return Events(
             oom_kills=kills,

@@ -125,6 +125,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "kmsg": _kernel_log,
     "disk": _disk,
     "qemu-aarch64": _emulator,
+    "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
 }
 
