@@ -28,7 +28,16 @@ from typing import Final
 import filelock
 import pytest
 
-__all__ = ["USER_ID", "delegated_cgroup", "find_python", "pytest_as_user", "run_as_user", "run_python", "user_directory"]
+__all__ = [
+    "USER_ID",
+    "delegated_cgroup",
+    "find_python",
+    "interpreter",
+    "pytest_as_user",
+    "run_as_user",
+    "run_python",
+    "user_directory",
+]
 
 USER_ID: Final = 64321
 """User and group id of the account."""
@@ -194,7 +203,7 @@ def _account(base: Path) -> None:
             subprocess.run(command.split(), check=True, capture_output=True)
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """An interpreter for the user: the one that runs now where its prefix can be entered, else one of the system's."""
     now = os.path.realpath(sys.executable)
     probe = f"import sys, venv, ensurepip; assert sys.version_info >= {_OLDEST}"
@@ -210,7 +219,7 @@ def _interpreter() -> str:
 
 
 def _venv(base: Path) -> str:
-    python = _interpreter()
+    python = interpreter()
     with open(_ROOT / "pyproject.toml", "rb") as file:
         dependencies = tomllib.load(file)["project"]["dependencies"]
     wanted: list[str] = [*dependencies, *_EXTRA, f"pytest=={pytest.__version__}"]
