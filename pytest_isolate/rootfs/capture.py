@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from pytest_isolate.kernel.mounts import (
@@ -29,57 +29,16 @@ from pytest_isolate.kernel.mounts import (
     umount2,
 )
 from pytest_isolate.rootfs.devices import make_devices
-from pytest_isolate.rootfs.plan import EMPTY, NOTHING, ROOT, UPPER, Bind, Directory, Overlay, Upper
-from pytest_isolate.rootfs.survey import CGROUP_ROOT, Hierarchy, depth
+from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
+from pytest_isolate.rootfs.plan import EMPTY, NOTHING, ROOT, UPPER, Bind, Overlay, Upper
+from pytest_isolate.rootfs.survey import CGROUP_ROOT, depth
 
-__all__ = ["CGROUPS", "DEVICES", "HOST", "Bound", "Layer", "Probed", "below", "make_workspace", "mask", "probe"]
-
-HOST: Final = "host"
-DEVICES: Final = "dev"
-CGROUPS: Final = "cgroup"
-"""Names in the workspace: the host's clone, the template of /dev, the mount points of cgroup v1 hierarchies."""
+__all__ = ["leave_workspace", "make_workspace", "mask", "probe"]
 
 _SEALED: Final = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC
 
 
-def below(directory: str, path: str) -> str:
-    """Absolute `path` as it is called below `directory`."""
-    return directory if path == "/" else directory + path
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A tree that gets an overlay.
-
-    Attributes:
-        path: where, on the host and inside.
-        directory: what its upper's root directory must look like.
-        lower: what the overlay covers, seen from the workspace.
-    """
-
-    path: str
-    directory: Directory
-    lower: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A submount put back read-only; `recursive` where what is mounted below it can't be taken apart."""
-
-    path: str
-    recursive: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """What the kernel agreed to."""
-
-    layers: tuple[Layer, ...]
-    binds: tuple[Bound, ...]
-    notes: tuple[str, ...]
-
-
-def make_workspace(workspace: str, *, own_trees: bool, cgroups: Sequence[Hierarchy]) -> None:
+def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[str]) -> None:
     """A tmpfs over `workspace` with the host's clone and the templates; it becomes the working directory.
 
     Args:
@@ -103,16 +62,21 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroups: Sequence[Hierarc
             _detach(f"{HOST}/{name}")
     os.close(os.open(NOTHING, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
     make_devices(DEVICES)
-    _make_cgroup_points(cgroups)
+    _make_cgroup_points(cgroup_points)
     for name in (EMPTY, NOTHING, DEVICES, CGROUPS):
         mount(name, name, "", MS_BIND | MS_REC)
         mount("", name, "", _SEALED if name == DEVICES else _SEALED | MS_NODEV)
 
 
-def _make_cgroup_points(cgroups: Sequence[Hierarchy]) -> None:
-    for hierarchy in cgroups:
-        if hierarchy.point != CGROUP_ROOT:
-            os.makedirs(CGROUPS + hierarchy.point.removeprefix(CGROUP_ROOT), exist_ok=True)
+def leave_workspace(workspace: str) -> None:
+    """Take down what `make_workspace` mounted, as far as it came. Raises OSError."""
+    os.chdir("/")
+    _detach(workspace)
+
+
+def _make_cgroup_points(points: Sequence[str]) -> None:
+    for point in points:
+        os.makedirs(CGROUPS + point.removeprefix(CGROUP_ROOT), exist_ok=True)
     try:
         entries = list(os.scandir(CGROUP_ROOT))
     except OSError:
@@ -127,12 +91,12 @@ def _detach(path: str) -> None:
     try:
         umount2(path, MNT_DETACH)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):
+        if error.errno not in (errno.EINVAL, errno.ENOENT, errno.EPERM):
             raise
 
 
 def mask(sockets: Iterable[str]) -> None:
-    """Cover UNIX sockets in the host's clone: connecting through a read-only mount reaches the listener (unix(7))."""
+    """Cover UNIX sockets in the host's clone, for all sandboxes at once. Raises OSError."""
     for path in sockets:
         try:
             mount(NOTHING, HOST + path, "", MS_BIND)
@@ -142,54 +106,68 @@ def mask(sockets: Iterable[str]) -> None:
                 raise
 
 
-def probe(layers: Sequence[Layer], binds: Sequence[Bound], options: str, *, on_clone: bool) -> Probed:
+def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
     """Mount the whole tree once, in the workspace, and take it down again.
 
     Args:
-        on_clone: the layers go over the host's clone; else the first layer is the root itself.
+        trees: what is wanted.
+        options: overlay's.
+        on_clone: the layers go over the host's clone; else one of them is the root itself.
 
     Returns:
         What worked: a layer that the kernel refuses is bound read-only, or left out where that fails too.
 
     Raises:
-        SetupError: there is no room for writes at all, or the root's own layer is refused.
+        OSError: the layer of the root, or every single layer, is refused; or there is no tmpfs for writes.
     """
-    taken: list[Layer] = []
-    bound: list[Bound] = []
-    notes: list[str] = []
     if on_clone:
         mount(HOST, ROOT, "", MS_BIND | MS_REC)
-    Upper(None, tuple(layer.directory for layer in layers)).apply(ROOT)
+    Upper(None, tuple(layer.directory for layer in trees.layers)).execute(ROOT)
     try:
-        for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
-            overlay = Overlay(layer.lower, layer.path, number, options)
-            if layer.path == "/":
-                overlay.apply(ROOT)
-                taken.append(layer)
-                continue
-            try:
-                overlay.execute(ROOT)
-                taken.append(layer)
-            except OSError as error:
-                notes.append(f"{layer.path} is read-only inside: overlay refused, {error.strerror}")
-                if not on_clone:
-                    binds = [*binds, Bound(layer.path)]
-        for candidate in sorted(binds, key=lambda item: depth(item.path)):
-            if (working := _probe_bind(candidate)) is not None:
-                bound.append(working)
-            else:
-                notes.append(f"{candidate.path} is left out: it can't be bound")
+        layers, refused = _probe_layers(trees.layers, options)
+        instead = [] if on_clone else [Bound(layer.path) for layer, _error in refused]
+        binds, unbound = _probe_binds([*trees.binds, *instead])
     finally:
         _detach(ROOT)
         _detach(UPPER)
-    return Probed(tuple(taken), tuple(bound), tuple(notes))
+    notes = [
+        *(f"{layer.path} is read-only inside: an overlay over it is refused ({error.strerror})" for layer, error in refused),
+        *(f"{bound.path} is left out: it can't be bound ({error.strerror})" for bound, error in unbound),
+    ]
+    return replace(trees, layers=tuple(layers), binds=tuple(binds), notes=(*trees.notes, *notes))
 
 
-def _probe_bind(candidate: Bound) -> Bound | None:
-    for attempt in (candidate, replace(candidate, recursive=True)):
+def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], list[tuple[Layer, OSError]]]:
+    taken, refused = [], []
+    for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
         try:
-            Bind(HOST + attempt.path, attempt.path, recursive=attempt.recursive).execute(ROOT)
-        except OSError:
-            continue
-        return attempt
-    return None
+            Overlay(layer.lower, layer.path, number, options).execute(ROOT)
+        except OSError as error:
+            if layer.path == "/":
+                raise
+            refused.append((layer, error))
+        else:
+            taken.append(layer)
+    if refused and not taken:
+        raise refused[0][1]
+    return taken, refused
+
+
+def _probe_binds(binds: Sequence[Bound]) -> tuple[list[Bound], list[tuple[Bound, OSError]]]:
+    bound, refused = [], []
+    for candidate in sorted(binds, key=lambda item: depth(item.path)):
+        try:
+            bound.append(_probe_bind(candidate))
+        except OSError as error:
+            refused.append((candidate, error))
+    return bound, refused
+
+
+def _probe_bind(candidate: Bound) -> Bound:
+    try:
+        Bind(HOST + candidate.path, candidate.path, recursive=candidate.recursive).execute(ROOT)
+    except OSError:
+        if candidate.recursive:
+            raise
+        return _probe_bind(replace(candidate, recursive=True))
+    return candidate

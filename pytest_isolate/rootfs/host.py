@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytest_isolate.kernel.mounts import Mount, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mountinfo
+from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mountinfo
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.rootfs.capture import CGROUPS, DEVICES, HOST, Bound, Layer, below, make_workspace, probe
+from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
+from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
     HINTS,
     ROOT,
@@ -38,6 +39,7 @@ from pytest_isolate.rootfs.plan import (
     Upper,
     apply,
 )
+from pytest_isolate.rootfs.sockets import host_sockets
 from pytest_isolate.rootfs.survey import (
     CGROUP_ROOT,
     MASKED,
@@ -50,6 +52,7 @@ from pytest_isolate.rootfs.survey import (
     submounts,
     within,
 )
+from pytest_isolate.rootfs.trees import make_skeletons, user_trees
 
 __all__ = ["HostRoot", "describe_plan"]
 
@@ -70,29 +73,24 @@ class HostRoot:
         workspace: a directory of the builder's, the working directory of `apply_outside` and `apply_inside`.
         rootless: no privileges over the mounts of the host.
         places: host paths that are always bound read-write, resolved.
-        layers: what gets an overlay.
-        binds: submounts put back read-only.
-        cgroups: hierarchies to mount.
-        masked: paths of /proc and /sys that can't even be read, and whether each is a directory.
-        read_only: those that can't be written.
-        notes: what this host doesn't allow.
+        trees: how the tree is put together.
+        sockets: UNIX sockets to mask in each sandbox.
+        kernel: the operations for proc, sysfs and their kind, the same for every sandbox.
     """
 
     workspace: str
     rootless: bool
     places: tuple[str, ...]
-    layers: tuple[Layer, ...]
-    binds: tuple[Bound, ...]
-    cgroups: tuple[Hierarchy, ...]
-    masked: tuple[tuple[str, bool], ...]
-    read_only: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    trees: Trees
+    sockets: tuple[str, ...]
+    kernel: tuple[Operation, ...]
 
     @classmethod
     def prepare(cls, workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
         """Capture the host and make what all sandboxes share, on a tmpfs over `workspace`.
 
-        The caller's mount namespace must be its own, and every mount in it private.
+        The caller's mount namespace must be its own, and every mount in it private. Where the caller is root
+        only in a user namespace that doesn't own the host's mounts, the result is that of `rootless`.
 
         Args:
             workspace: an existing directory, absolute.
@@ -103,16 +101,37 @@ class HostRoot:
         Raises:
             SetupError: a step that no sandbox can do without failed.
         """
-        survey = _survey(workspace, rootless=rootless, places=places, trees=trees)
         try:
-            make_workspace(workspace, own_trees=not rootless, cgroups=survey.cgroups)
+            return _survey(workspace, rootless=rootless, places=places, trees=trees)._make()
         except OSError as error:
-            number = error.errno or 0
-            path = os.fsdecode(error.filename or workspace)
-            raise SetupError("prepare workspace", path, number, HINTS.get(number, ""), str(error)) from error
-        probed = probe(survey.layers, survey.binds, survey.options, on_clone=rootless)
-        notes = (*survey.notes, *probed.notes)
-        return replace(survey, layers=probed.layers, binds=probed.binds, notes=notes)
+            leave_workspace(workspace)
+            if rootless or error.errno not in (errno.EINVAL, errno.EPERM):
+                raise _failure(error, workspace) from error
+        try:
+            return _survey(workspace, rootless=True, places=places, trees=trees)._make()
+        except OSError as error:
+            leave_workspace(workspace)
+            raise _failure(error, workspace) from error
+
+    def _make(self) -> HostRoot:
+        """Mount what was surveyed. Raises OSError."""
+        make_workspace(self.workspace, own_trees=not self.rootless, cgroup_points=self._cgroup_points())
+        vanished = tuple(make_skeletons(self.trees.skeletons))
+        trees = probe(self.trees, self.options, on_clone=self.rootless)
+        trees = replace(trees, notes=(*trees.notes, *vanished))
+        reachable = _reachable(self.sockets, trees)
+        if not self.rootless:
+            return replace(self, trees=trees, sockets=reachable)
+        mask(reachable)
+        return replace(self, trees=trees, sockets=())
+
+    def _cgroup_points(self) -> list[str]:
+        return [step.target for step in self.kernel if isinstance(step, FileSystem) and step.fstype.startswith("cgroup")]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What this host doesn't allow, a sentence each."""
+        return self.trees.notes
 
     @property
     def options(self) -> str:
@@ -122,7 +141,7 @@ class HostRoot:
     @property
     def disk_path(self) -> str:
         """A path inside whose statvfs(2) tells of the tmpfs that takes the writes; empty if there is none."""
-        return self.layers[0].path if self.layers else ""
+        return self.trees.layers[0].path if self.trees.layers else ""
 
     def plan(self, spec: Spec, box: str) -> Plan:
         """The operations for `spec`; the same for each sandbox, since each has a mount namespace of its own.
@@ -133,7 +152,9 @@ class HostRoot:
         del box
         hidden = tuple(_resolve("hide", path) for path in spec.hide)
         tree = tuple(self._tree(spec, hidden))
-        kernel = tuple(self._kernel_file_systems(spec, hidden))
+        # A fresh sysfs needs a network namespace of one's own.
+        fresh = self.kernel if spec.net != "host" else tuple(step for step in self.kernel if step.target != "/sys")
+        kernel = (*fresh, *self._late(hidden))
         if self.rootless:
             return Plan((), (EnterRoot(HOST, readonly=True), *tree, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
@@ -161,51 +182,42 @@ class HostRoot:
         """Everything but the kernel's own file systems, shallow paths before those in them."""
         writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
         gone = (*writable, *hidden)
-        layers = [layer for layer in self.layers if layer.path == "/" or not _covered(layer.path, gone)]
-        steps: list[Operation] = [
-            Overlay(layer.lower, layer.path, number, self.options) for number, layer in enumerate(layers)
-        ]
+        layers = [layer for layer in self.trees.layers if layer.path == "/" or not _covered(layer.path, gone)]
+        steps: list[Operation] = [Overlay(layer.lower, layer.path, number, self.options) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
-            for bound in self.binds
+            for bound in self.trees.binds
             if not _covered(bound.path, gone)
         ]
         steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
+        steps += [Hide(path, directory=False, why="masked socket") for path in self.sockets if not _covered(path, gone)]
         steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
         yield Upper(spec.disk, tuple(layer.directory for layer in layers))
         yield from sorted(steps, key=lambda step: depth(step.target))
         yield Bind(DEVICES, "/dev", readonly=True)
         if spec.net == "host" and not self.rootless:
-            # A fresh sysfs needs a network namespace of one's own. The clone's /sys serves rootless.
+            # Rootless, the clone has it.
             yield Bind("/sys", "/sys", recursive=False, readonly=True)
 
-    def _kernel_file_systems(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
-        """What belongs to the sandbox's own namespaces: mounted by it, while the host's /proc and /sys are in sight."""
-        yield FileSystem("proc", "/proc")
-        if spec.net != "host":
-            yield FileSystem("sysfs", "/sys", _QUIET | MS_RDONLY)
-        if self.cgroups and self.cgroups[0].point != CGROUP_ROOT:
-            yield Bind(CGROUPS, CGROUP_ROOT, readonly=True)
-        for hierarchy in self.cgroups:
-            yield FileSystem(hierarchy.fstype, hierarchy.point, _QUIET | MS_RDONLY, hierarchy.options)
-        yield FileSystem("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-        yield FileSystem("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")
-        yield FileSystem("mqueue", "/dev/mqueue")
+    def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
+        """What goes into the sandbox's own /dev, /proc and /sys."""
         yield from (Bind(path, path, make=True) for path in self.places if within(path, "/dev"))
-        yield from (Hide(path, directory, "masked") for path, directory in self.masked)
-        yield from (ReadOnly(path) for path in self.read_only)
         yield from (_hide(path, ()) for path in hidden if _covered(path, OWN_TREES))
 
 
-def describe_plan(
-    spec: Spec, places: Sequence[str] = (), *, rootless: bool = False, trees: Sequence[str] = ()
-) -> list[str]:
+def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = False, trees: Sequence[str] = ()) -> list[str]:
     """What `HostRoot.plan` would do for `spec`, a line per step; mounts nothing, so every overlay is taken to work.
 
     Raises:
         SetupError: a path of the spec doesn't exist.
     """
     return _survey("/", rootless=rootless, places=places, trees=trees).plan(spec, "").describe()
+
+
+def _failure(error: OSError, workspace: str) -> SetupError:
+    number = error.errno or 0
+    path = os.fsdecode(error.filename or workspace)
+    return SetupError("prepare workspace", path, number, HINTS.get(number, ""), str(error))
 
 
 def _enter(workspace: str) -> None:
@@ -240,40 +252,60 @@ def _directory(path: str) -> Directory:
 
 
 def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
-    """A HostRoot from looking alone: every writable submount is taken to bear an overlay."""
+    """A HostRoot from looking alone: every overlay is taken to work."""
     mounts = mountinfo()
-    found = submounts(mounts)
-    layers, binds = (_user_layers(mounts, trees), ()) if rootless else _root_layers(found)
+    wanted = user_trees(mounts, trees) if rootless else _submount_trees(submounts(mounts))
     return HostRoot(
         workspace=workspace,
         rootless=rootless,
         places=tuple(dict.fromkeys(_resolve("places", place) for place in places)),
-        layers=layers,
-        binds=binds,
-        cgroups=hierarchies(mounts),
-        masked=() if rootless else tuple((path, os.path.isdir(path)) for path in MASKED if os.path.exists(path)),
-        read_only=() if rootless else tuple(path for path in READ_ONLY if os.path.exists(path)),
+        trees=wanted,
+        sockets=tuple(path for path in host_sockets(mounts) if not _covered(path, OWN_TREES)),
+        kernel=tuple(_kernel_file_systems(hierarchies(mounts), rootless=rootless)),
     )
 
 
-def _user_layers(mounts: Sequence[Mount], trees: Sequence[str]) -> tuple[Layer, ...]:
-    """Those of the user's trees that exist and aren't inside another one."""
-    real = {os.path.realpath(tree) for tree in trees if os.path.isdir(tree)}
-    outer = [tree for tree in sorted(real) if not any(tree != other and within(tree, other) for other in real)]
+def _kernel_file_systems(cgroups: Sequence[Hierarchy], *, rootless: bool) -> Iterator[Operation]:
+    """What belongs to the sandbox's own namespaces: mounted by it, while the host's /proc and /sys are in sight."""
+    yield FileSystem("proc", "/proc")
+    yield FileSystem("sysfs", "/sys", _QUIET | MS_RDONLY)
+    if cgroups and cgroups[0].point != CGROUP_ROOT:
+        yield Bind(CGROUPS, CGROUP_ROOT, readonly=True)
+    for hierarchy in cgroups:
+        yield FileSystem(hierarchy.fstype, hierarchy.point, _QUIET | MS_RDONLY, hierarchy.options)
+    yield FileSystem("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    yield FileSystem("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108 - that is its name
+    yield FileSystem("mqueue", "/dev/mqueue")
+    if not rootless:  # root of a user namespace that owns the host's ids would pass the files' permissions
+        yield from (Hide(path, os.path.isdir(path), "masked") for path in MASKED if os.path.exists(path))
+        yield from (ReadOnly(path) for path in READ_ONLY if os.path.exists(path))
+
+
+def _reachable(sockets: Sequence[str], trees: Trees) -> tuple[str, ...]:
+    """Those that a sandbox sees through a bind: what an overlay covers answers ECONNREFUSED."""
+    overlaid = [layer.path for layer in trees.layers if layer.path != "/" and layer.lower == HOST + layer.path]
+    bound = [bound.path for bound in trees.binds]
+    over_root = any(layer.path == "/" for layer in trees.layers)
     return tuple(
-        Layer(tree, Directory(_directory(tree).mode), below(HOST, tree))
-        for tree in outer
-        if tree != "/" and not _covered(tree, OWN_TREES)
+        path
+        for path in sockets
+        if _deepest(path, bound) > _deepest(path, overlaid) or (not over_root and _deepest(path, overlaid) < 0)
     )
 
 
-def _root_layers(found: Sequence[Submount]) -> tuple[tuple[Layer, ...], tuple[Bound, ...]]:
+def _deepest(path: str, trees: Sequence[str]) -> int:
+    """Depth of the innermost of `trees` around `path`, -1 if none is."""
+    return max((depth(tree) for tree in trees if within(path, tree)), default=-1)
+
+
+def _submount_trees(found: Sequence[Submount]) -> Trees:
+    """Root: an overlay of ``/`` and of each writable submount, a read-only bind of the others."""
     layers = [Layer("/", _directory("/"), HOST)]
     binds = []
     for submount in found:
         if submount.directory and not submount.readonly:
             directory = Directory(submount.mode, submount.uid, submount.gid)
-            layers.append(Layer(submount.point, directory, below(HOST, submount.point)))
+            layers.append(Layer(submount.point, directory, HOST + submount.point))
         else:
             binds.append(Bound(submount.point))
-    return tuple(layers), tuple(binds)
+    return Trees(tuple(layers), tuple(binds))

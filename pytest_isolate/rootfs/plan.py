@@ -152,6 +152,7 @@ class Upper(Operation):
         return f"tmpfs for writes, {format_size(self.size) if self.size else 'half of the memory'}"
 
     def execute(self, root: str) -> None:
+        del root  # beside it
         data = f"mode=700,size={self.size}" if self.size else "mode=700"
         mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
         for number, directory in enumerate(self.directories):

@@ -138,11 +138,7 @@ def hierarchies(mounts: Iterable[Mount]) -> tuple[Hierarchy, ...]:
         if mount.fstype not in ("cgroup", "cgroup2") or not within(mount.point, CGROUP_ROOT):
             continue
         if mount.fstype == "cgroup":
-            wanted = [
-                option
-                for option in mount.options
-                if option not in _V1_FLAGS and not option.startswith("release_agent=")
-            ]
+            wanted = [option for option in mount.options if option not in _V1_FLAGS and not option.startswith("release_agent=")]
             options = ",".join(["none", *wanted] if all("=" in option for option in wanted) else wanted)
         else:
             options = ""

@@ -137,7 +137,15 @@ def _main(job: dict[str, Any]) -> None:
         prctl(_PR_SET_DUMPABLE, 1)  # as after an exec: the user may write its own id maps
     identity = enter_run_namespace()
     mount("none", "/", "", MS_REC | MS_PRIVATE)
-    report: dict[str, Any] = {"results": [], "plan": [], "notes": [], "disk_path": "", "rootless": False, "error": None, "times": {}}
+    report: dict[str, Any] = {
+        "results": [],
+        "plan": [],
+        "notes": [],
+        "disk_path": "",
+        "rootless": False,
+        "error": None,
+        "times": {},
+    }
     try:
         rootless = identity.rootless and not job["as_root"]
         root = HostRoot.prepare(job["workspace"], rootless=rootless, places=job["places"], trees=job["trees"])

@@ -1,0 +1,72 @@
+"""What `survey`, `trees`, `capture` and `host` say to one another: layers, binds, and names in the workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_isolate.rootfs.plan import Directory
+
+__all__ = ["CGROUPS", "DEVICES", "HOST", "SKELETONS", "Bound", "Layer", "Skeleton", "Trees"]
+
+HOST: Final = "host"
+DEVICES: Final = "dev"
+CGROUPS: Final = "cgroup"
+SKELETONS: Final = "trees"
+"""The host's clone, the template of /dev, the mount points of cgroup v1 hierarchies, the skeletons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A tree that gets an overlay.
+
+    Attributes:
+        path: where, on the host and inside.
+        directory: what its upper's root directory must look like.
+        lower: what the overlay covers, seen from the workspace.
+    """
+
+    path: str
+    directory: Directory
+    lower: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A path put back read-only; `recursive` where what is mounted below it can't be taken apart."""
+
+    path: str
+    recursive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The outline of the directory `path`, made once per run below the workspace under `name`.
+
+    Attributes:
+        directories, points: names of empty directories and files that something is mounted on.
+        copies: names of small files and symbolic links, copied.
+    """
+
+    path: str
+    name: str
+    directories: tuple[str, ...]
+    copies: tuple[str, ...]
+    points: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """How the host's tree is put together inside.
+
+    Attributes:
+        layers: what gets an overlay, with numbers of their uppers by position.
+        binds: what is bound read-only.
+        skeletons: what some layers have as their lower directory.
+        notes: what will surprise, a sentence each.
+    """
+
+    layers: tuple[Layer, ...]
+    binds: tuple[Bound, ...]
+    skeletons: tuple[Skeleton, ...] = ()
+    notes: tuple[str, ...] = ()
