@@ -1,0 +1,72 @@
+"""The examples pass, as root and as a user; those that fail on purpose say what their page promises."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.capabilities import requires
+from tests.support.pytest_process import run_pytest
+from tests.support.unprivileged import delegated_cgroup, pytest_as_user, user_directory
+
+EXAMPLES: Final = Path(__file__).parents[1] / "examples"
+FAILURES: Final = {
+    "oom": [
+        "*test_eats_too_much*",
+        "*OOM: used 6?.? of 64 MiB, killed *",
+        "*1 failed, 1 passed*",
+    ],
+    "crash": ["*signal SIGSEGV in call*", "*test_reads_address_zero*", "*1 failed, 1 passed*"],
+    "hang": ["*timeout of 1.00 s in call*", "*test_waits_for_nobody*", "*1 failed, 1 passed*"],
+    "leak": ["*1 process left behind: sleep (pid *)*", "*sleep 600*", "*1 failed*"],
+    "network": ["*isolate: network refused*", "*tcp 192.0.2.1:443*", "*1 failed*"],
+}
+
+
+@pytest.fixture
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The examples where a sandbox that doesn't hold can do no harm."""
+    target = tmp_path_factory.mktemp("copy") / "examples"
+    shutil.copytree(EXAMPLES, target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    return target
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@requires("root", "cgroup-cpu", "cgroup-memory", "cgroup-pids")
+def test_examples_pass_and_leave_their_directory_as_it_was(copy: Path):
+    before = contents(copy)
+    done = run_pytest(copy, ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(copy) == before
+    pytest.LineMatcher(done.stdout.splitlines()).fnmatch_lines(["*sleep 600*"])
+
+
+@requires("root", "unprivileged-user", "userns", "cgroup-cpu", "cgroup-memory", "cgroup-pids")
+def test_examples_pass_for_an_unprivileged_user_with_a_delegated_cgroup():
+    files = {str(path.relative_to(EXAMPLES)): path.read_text() for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".md")}
+    with user_directory({**files, "pytest.ini": "[pytest]\nfilterwarnings = error\n"}) as directory, delegated_cgroup() as group:
+        done = pytest_as_user("-p", "no:cacheprovider", f"--isolate-cgroup={group}", cwd=directory)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_failing_example_has_its_text_here():
+    assert {path.stem for path in (EXAMPLES / "failures").glob("*.py")} == set(FAILURES)
+
+
+@requires("root", "cgroup-memory")
+@pytest.mark.parametrize("name", FAILURES)
+def test_failing_example_says_what_happened(copy: Path, name: str):
+    done = run_pytest(copy, f"failures/{name}.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    pytest.LineMatcher(done.stdout.splitlines()).fnmatch_lines(FAILURES[name])
