@@ -116,10 +116,11 @@ class Builder:
         try:
             group = self._hierarchy.create(str(number), Caps.of(spec, self._cwd))
             built = self._construction.build(spec, number)
-        except IsolateError as error:
+        except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
-            self._channel.send({"n": number, "error": error.to_json()})
+            known = error if isinstance(error, IsolateError) else SetupError.from_os_error("build", error)
+            self._channel.send({"n": number, "error": known.to_json()})
             return
         self._live[number] = (built, group)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
@@ -204,9 +205,10 @@ def main(argv: list[str]) -> None:
         return
     try:
         builder = Builder(channel, parent, first[0])
-    except IsolateError as error:
+    except (IsolateError, OSError) as error:
+        known = error if isinstance(error, IsolateError) else SetupError.from_os_error("start the builder", error)
         with suppress(OSError):
-            channel.send({"error": error.to_json()})
+            channel.send({"error": known.to_json()})
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Collections would only touch, and so copy, what every init shares with its parent until exec.

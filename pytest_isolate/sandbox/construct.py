@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +34,6 @@ from pytest_isolate.sandbox.init import become_init
 
 __all__ = ["Built", "Construction"]
 
-_SIGKILL: Final = 9
 _READY: Final = b"ready"
 
 
@@ -65,34 +66,32 @@ class Construction:
     def build(self, spec: Spec, number: int) -> Built:
         """Raises SetupError."""
         plan = self.root.plan(spec, str(number))
-        flags = ALL & ~CLONE_NEWNET if spec.net == "host" else ALL
-        go_read, go_write = os.pipe()
-        status_read, status_write = os.pipe()
-        pid = 0
+        with _Pipe() as go, _Pipe() as status:
+            built = self._clone_init(spec, plan, go, status)
+            try:
+                setns(self.namespace, CLONE_NEWNS)
+                status.close_write()
+                self._admit(built.init_pid, spec, go.write)
+                _await(status.read)
+            except BaseException:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
+                os.close(built.pidfd)
+                raise
+        return built
+
+    def _clone_init(self, spec: Spec, plan: Plan, go: _Pipe, status: _Pipe) -> Built:
+        """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
             self.root.apply_outside(plan)
-            pid, pidfd = _step("clone init", clone, flags)
-            if pid == 0:
-                os.close(go_write)
-                self._run_init(spec, plan, go_read, status_write)
-        finally:
-            if pid == 0:
-                for fd in (go_write, status_read):
-                    os.close(fd)
-            os.close(go_read)
-            os.close(status_write)
-            setns(self.namespace, CLONE_NEWNS)
-        try:
-            self._admit(pid, spec, go_write)
-            _await(status_read)
+            pid, pidfd = _step("clone init", clone, ALL & ~CLONE_NEWNET if spec.net == "host" else ALL)
         except BaseException:
-            os.kill(pid, _SIGKILL)
-            os.close(pidfd)
+            setns(self.namespace, CLONE_NEWNS)
             raise
-        finally:
-            os.close(status_read)
-            os.close(go_write)
+        if pid == 0:
+            os.close(go.write)
+            self._run_init(spec, plan, go.read, status.write)
         return Built(pid, pidfd)
 
     def _admit(self, pid: int, spec: Spec, go: int) -> None:
@@ -107,7 +106,7 @@ class Construction:
     def _run_init(self, spec: Spec, plan: Plan, go: int, status: int) -> None:
         """Init's life before exec. Never returns; a failure goes to the builder as JSON."""
         try:
-            set_parent_death_signal(_SIGKILL)
+            set_parent_death_signal(signal.SIGKILL)
             if os.read(go, 1) != b"g":
                 os._exit(1)
             os.setsid()
@@ -123,6 +122,25 @@ class Construction:
             os.write(status, json.dumps(known.to_json()).encode())
         finally:
             os._exit(1)
+
+
+class _Pipe:
+    """pipe(2), both ends closed at the end of the block."""
+
+    def __init__(self) -> None:
+        self.read, self.write = os.pipe()
+
+    def __enter__(self) -> _Pipe:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self.read)
+        self.close_write()
+
+    def close_write(self) -> None:
+        if self.write >= 0:
+            os.close(self.write)
+            self.write = -1
 
 
 def _step(name: str, function: Any, *args: Any) -> Any:

@@ -82,8 +82,11 @@ def open_program() -> int | None:
     image = program(platform.machine())
     if image is None:
         return None
-    fd = os.memfd_create("pytest-isolate-init")
-    os.write(fd, image)
+    try:
+        fd = os.memfd_create("pytest-isolate-init")
+        os.write(fd, image)
+    except OSError:  # no memfd here, or vm.memfd_noexec=2
+        return None
     return fd
 
 

@@ -6,6 +6,8 @@ command inside would print proves where it ran; a run outside the sandbox it ask
 
 from __future__ import annotations
 
+import errno as errno_module
+import json
 import os
 import subprocess
 import sys
@@ -36,7 +38,7 @@ answers = []
 try:
     for attempt in range(2):
         try:
-            with Sandbox(Spec(memory=64 << 20, hostname="box", hide=("/root",), writable=(os.getcwd(),)), pool=pool) as box:
+            with Sandbox(Spec(memory=64 << 20, hostname="box", hide=("/srv",), writable=(os.getcwd(),)), pool=pool) as box:
                 done = box.run([python, "-I", "-S", "-c", "import json, os; print(json.dumps({n: os.readlink('/proc/self/ns/' + n) for n in %r}))" % (NAMES,)])
                 inside = json.loads(done.stdout)
                 answers.append("ran inside" if not set(inside.values()) & set(outside.values()) else f"ESCAPED {inside}")
@@ -54,7 +56,7 @@ BUILDER = [
     ("unshare", "ENOSPC", 1), ("unshare", "ENOSPC", 2), ("clone", "ENOSPC", 1), ("pivot_root", "EINVAL", 1),
     ("sethostname", "EPERM", 1), ("open_tree", "ENOSYS", 1), ("move_mount", "EINVAL", 1), ("mount_setattr", "EPERM", 1),
     ("setsid", "EPERM", 1), ("ioctl", "EPERM", 1), ("memfd_create", "ENOSYS", 1),
-    *(("mount", "EPERM", number) for number in (1, 2, 3, 5, 8, 11, 13, 16, 19, 22, 25, 28, 31, 34, 37, 40)),
+    *(("mount", "EPERM", number) for number in (1, 2, 3, 5, 8, 11, 13, 16, 19, 22, 25, 28)),
     *(("mkdir", "EACCES", number) for number in (1, 2, 4, 6, 8, 10)),
     ("umount2", "EINVAL", 1), ("chdir", "ENOENT", 1),
 ]  # fmt: skip
@@ -74,12 +76,12 @@ def _run(tmp_path: Path, *command: str) -> list[str]:
         time.sleep(0.02)
     assert not left
     assert done.returncode == 0, done.stderr
-    answers = __import__("json").loads(done.stdout.splitlines()[-1])
+    answers = json.loads(done.stdout.splitlines()[-1])
     assert not [answer for answer in answers if answer.startswith("ESCAPED")]
     return answers
 
 
-@pytest.mark.parametrize("call,errno,number", BUILDER, ids=lambda value: str(value))
+@pytest.mark.parametrize("call,errno,number", BUILDER, ids=str)
 def test_refused_step_in_the_builder_fails_closed(tmp_path: Path, call: str, errno: str, number: int) -> None:
     log = tmp_path / "strace.log"
     wrapper = tmp_path / "python"
@@ -87,17 +89,19 @@ def test_refused_step_in_the_builder_fails_closed(tmp_path: Path, call: str, err
     wrapper.chmod(0o755)
     answers = _run(tmp_path, sys.executable, "-c", CASE, str(wrapper))
     injected = log.read_text().count("(INJECTED)")
+    assert injected, f"{call} is called less than {number} times: the case tests nothing"
     for answer in answers:
-        assert answer == "ran inside" or "Error" in answer or "SandboxGone" in answer or "MissingCapability" in answer
-    if not injected:
-        pytest.fail(f"{call} is called less than {number} times: the case tests nothing")
+        kind = answer.partition(":")[0]
+        assert kind in ("ran inside", "SetupError", "MissingCapability")
+        if kind != "ran inside":
+            assert errno in answer or os.strerror(getattr(errno_module, errno)) in answer
 
 
-@pytest.mark.parametrize("call,errno,number", ENTERING, ids=lambda value: str(value))
+@pytest.mark.parametrize("call,errno,number", ENTERING, ids=str)
 def test_refused_step_of_entering_fails_closed(tmp_path: Path, call: str, errno: str, number: int) -> None:
     log = tmp_path / "strace.log"
     # Only the caller and what it forks: the builder, a separate program, is let go.
     command = ["strace", "-f", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:error={errno}:when={number}"]
     answers = _run(tmp_path, *command, sys.executable, "-c", CASE, "")
     assert "(INJECTED)" in log.read_text()
-    assert any("Error" in answer for answer in answers) or answers == ["ran inside", "ran inside"]
+    assert {answer.partition(":")[0] for answer in answers} <= {"ran inside", "SetupError", "MissingCapability"}

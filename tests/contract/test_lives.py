@@ -42,6 +42,8 @@ with box() as opened:
     opened.run(["sh", "-c", "setsid sleep 1001 >/dev/null 2>&1 & sleep 1002 >/dev/null 2>&1 & sleep 0.3"])
     left = [str(info) for info in opened.processes()]
     opened.kill()
+    until = time.monotonic() + 5
+    while opened.alive() and time.monotonic() < until: time.sleep(0.01)
     tell([sorted(left), opened.processes() + [opened.alive()]])
 '''
         )

@@ -74,7 +74,7 @@ def test_leftovers_are_named_and_fail_with_leak_fail(caller: Caller) -> None:
     [
         ("--memory=64megs", "megs"),
         ("--pids=0", "pids"),
-        ("--net=bridge", '"none" or "host"'),
+        ("--net=bridge", "none or host"),
         ("--writable=/", "writable"),
         ("--env=NOVALUE", "NAME=VALUE"),
     ],
@@ -93,9 +93,8 @@ def test_program_that_cannot_start_is_named(caller: Caller, program: str, status
     assert program in done.stderr
 
 
-def test_termination_is_forwarded_and_nothing_remains(caller: Caller) -> None:
-    if not caller.is_root:
-        pytest.skip("root")
+@requires("root")
+def test_termination_is_forwarded_and_nothing_remains() -> None:
     process = subprocess.Popen(
         [sys.executable, *RUN, "--", "sh", "-c", "trap 'echo got it; exit 3' TERM; echo ready; while :; do sleep 0.05; done"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
