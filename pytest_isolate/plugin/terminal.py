@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.report.record import Run, TestRecord
 
 if TYPE_CHECKING:
     from pytest_isolate.plugin.settings import Settings
+    from pytest_isolate.report.record import Run
 
-__all__ = ["add_note", "register", "run_key"]
-
-run_key: Final = pytest.StashKey[Run]()
-"""On ``config.stash`` of the process that has the terminal: the records so far."""
+__all__ = ["add_note", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
@@ -30,49 +27,56 @@ _WORKER_NOTES: Final = "pytest_isolate_notes"
 
 def register(config: pytest.Config) -> None:
     """To be called once in `pytest_configure`, after the settings are in the stash."""
-    config.stash[_notes_key] = {}
+    notes = config.stash[_notes_key] = dict[str, None]()
     if hasattr(config, "workerinput"):
-        config.pluginmanager.register(_WorkerNotes(config), "isolate-worker-notes")
-        return
-    run = config.stash[run_key] = Run()
-    config.pluginmanager.register(_Section(run), "isolate-terminal")
+        config.pluginmanager.register(_WorkerNotes(config, notes), "isolate-worker-notes")
+    else:
+        config.pluginmanager.register(_Section(notes), "isolate-terminal")
 
 
 def add_note(config: pytest.Config, text: str) -> None:
     """Show `text` once in the section, whichever process says it and however often."""
     config.stash[_notes_key][text] = None
-    run = config.stash.get(run_key, None)
-    if run is not None:
-        run.note(text)
 
 
 class _Section:
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    """Header and section. A run without isolated tests doesn't pay for the modules behind them."""
+
+    def __init__(self, notes: dict[str, None]) -> None:
+        self.notes = notes
+        self.run: Run | None = None
 
     def pytest_report_header(self, config: pytest.Config) -> str:
         return header(config.stash[settings_key])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        record = TestRecord.from_json(getattr(report, "isolate", None))
-        if record is not None:
-            # xdist names the worker; the same test on two of them (--dist=each) is two tests.
-            self.run.add(record, str(getattr(report, "worker_id", "")))
+        if (data := getattr(report, "isolate", None)) is None:
+            return
+        from pytest_isolate.report.record import Run, TestRecord
+
+        if (record := TestRecord.from_json(data)) is None:
+            return
+        if self.run is None:
+            self.run = Run()
+        # xdist names the worker; the same test on two of them (--dist=each) is two tests.
+        self.run.add(record, str(getattr(report, "worker_id", "")))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """xdist's hook: a worker is done; one that crashed has no output."""
         for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
-            self.run.note(str(note))
+            self.notes[str(note)] = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        if self.run.tests:
-            _write(self.run, terminalreporter, config)
+        if self.run is None:
+            return
+        for note in self.notes:
+            self.run.note(note)
+        _write(self.run, terminalreporter, config)
 
 
 def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    # Only here: a run without isolated tests doesn't pay for the import.
     from pytest_isolate.plugin.private import stream_encoding
     from pytest_isolate.report.terminal import Style, render, title
 
@@ -93,14 +97,15 @@ def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -
 class _WorkerNotes:
     """In a worker of xdist: hands the notes to the controller."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
         self.config = config
+        self.notes = notes
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         # xdist sends workeroutput at the end of its own wrapper around this hook.
         output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]
-        output[_WORKER_NOTES] = list(self.config.stash[_notes_key])
+        output[_WORKER_NOTES] = list(self.notes)
 
 
 def header(settings: Settings) -> str:
