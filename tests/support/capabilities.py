@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import pytest
@@ -113,7 +114,24 @@ def _emulator() -> str:
     return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
 
 
+def _distribution(name: str) -> Callable[[], str]:
+    def probe() -> str:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return "not installed; pip install '.[test]' has it"
+        return ""
+
+    return probe
+
+
+_PLUGINS: Final = (
+    "anyio", "hypothesis", "pytest-asyncio", "pytest-benchmark", "pytest-cov", "pytest-django", "pytest-flask", "pytest-html",
+    "pytest-mock", "pytest-randomly", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist", "syrupy",
+)  # fmt: skip
+
 _PROBES: Final[dict[str, Callable[[], str]]] = {
+    **{f"plugin-{name}": _distribution(name) for name in _PLUGINS},
     "root": _root,
     "unprivileged-user": _unprivileged_user,
     "userns": _user_namespaces,
