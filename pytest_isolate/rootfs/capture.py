@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,9 +28,10 @@ from pytest_isolate.kernel.mounts import (
     open_tree,
     umount2,
 )
+from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.devices import make_devices
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
-from pytest_isolate.rootfs.plan import EMPTY, NOTHING, ROOT, UPPER, Bind, Overlay, Upper
+from pytest_isolate.rootfs.plan import EMPTY, NOTHING, REFUSED, ROOT, UPPER, Bind, EnterRoot, Overlay, Upper
 from pytest_isolate.rootfs.survey import CGROUP_ROOT, depth
 
 __all__ = ["leave_workspace", "make_workspace", "mask", "probe"]
@@ -60,10 +61,12 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[s
     if own_trees:
         for name in ("proc", "sys", "dev"):
             _detach(f"{HOST}/{name}")
-    os.close(os.open(NOTHING, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+    for name, mode in ((NOTHING, 0o444), (REFUSED, 0o666)):
+        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(name, mode)
     make_devices(DEVICES)
     _make_cgroup_points(cgroup_points)
-    for name in (EMPTY, NOTHING, DEVICES, CGROUPS):
+    for name in (EMPTY, NOTHING, REFUSED, DEVICES, CGROUPS):
         mount(name, name, "", MS_BIND | MS_REC)
         mount("", name, "", _SEALED if name == DEVICES else _SEALED | MS_NODEV)
 
@@ -95,15 +98,16 @@ def _detach(path: str) -> None:
             raise
 
 
-def mask(sockets: Iterable[str]) -> None:
-    """Cover UNIX sockets in the host's clone, for all sandboxes at once. Raises OSError."""
+def mask(sockets: Iterable[str]) -> Iterator[str]:
+    """Cover UNIX sockets in the host's clone, for all sandboxes at once; yields a note for each that can't be."""
     for path in sockets:
         try:
-            mount(NOTHING, HOST + path, "", MS_BIND)
+            mount(REFUSED, HOST + path, "", MS_BIND)
         except OSError as error:
-            # Gone by now, or in a directory that only others can search: out of reach inside too.
-            if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
-                raise
+            # Gone by now, or in a directory that only others can search: out of reach inside too. What stays in reach
+            # is a socket that was bound over this path and then unlinked: on that nothing can be mounted.
+            if os.path.exists(path):
+                yield f"the host's socket {path} is reachable inside: it can't be masked ({error.strerror})"
 
 
 def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
@@ -118,11 +122,11 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
         What worked: a layer that the kernel refuses is bound read-only, or left out where that fails too.
 
     Raises:
-        OSError: the layer of the root, or every single layer, is refused; or there is no tmpfs for writes.
+        SetupError: the layer of the root, or every single layer, is refused; or there is no tmpfs for writes.
     """
     if on_clone:
-        mount(HOST, ROOT, "", MS_BIND | MS_REC)
-    Upper(None, tuple(layer.directory for layer in trees.layers)).execute(ROOT)
+        EnterRoot(HOST).apply(ROOT)
+    Upper(None, tuple(layer.directory for layer in trees.layers)).apply(ROOT)
     try:
         layers, refused = _probe_layers(trees.layers, options)
         instead = [] if on_clone else [Bound(layer.path) for layer, _error in refused]
@@ -131,18 +135,21 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
         _detach(ROOT)
         _detach(UPPER)
     notes = [
-        *(f"{layer.path} is read-only inside: an overlay over it is refused ({error.strerror})" for layer, error in refused),
+        *(
+            f"{layer.path} is read-only inside: an overlay over it is refused ({os.strerror(error.errno)})"
+            for layer, error in refused
+        ),
         *(f"{bound.path} is left out: it can't be bound ({error.strerror})" for bound, error in unbound),
     ]
     return replace(trees, layers=tuple(layers), binds=tuple(binds), notes=(*trees.notes, *notes))
 
 
-def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], list[tuple[Layer, OSError]]]:
+def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], list[tuple[Layer, SetupError]]]:
     taken, refused = [], []
     for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
         try:
-            Overlay(layer.lower, layer.path, number, options).execute(ROOT)
-        except OSError as error:
+            Overlay(layer.lower, layer.path, number, options).apply(ROOT)
+        except SetupError as error:
             if layer.path == "/":
                 raise
             refused.append((layer, error))

@@ -24,7 +24,10 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
+    EMPTY,
     HINTS,
+    NOTHING,
+    REFUSED,
     ROOT,
     Bind,
     Directory,
@@ -101,29 +104,36 @@ class HostRoot:
         Raises:
             SetupError: a step that no sandbox can do without failed.
         """
+        survey = _survey(workspace, rootless=rootless, places=places, trees=trees)
         try:
-            return _survey(workspace, rootless=rootless, places=places, trees=trees)._make()
-        except OSError as error:
+            return survey._make()
+        except SetupError as error:
             leave_workspace(workspace)
             if rootless or error.errno not in (errno.EINVAL, errno.EPERM):
-                raise _failure(error, workspace) from error
+                raise
+        survey = _survey(workspace, rootless=True, places=places, trees=trees)
         try:
-            return _survey(workspace, rootless=True, places=places, trees=trees)._make()
-        except OSError as error:
+            return survey._make()
+        except SetupError:
             leave_workspace(workspace)
-            raise _failure(error, workspace) from error
+            raise
 
     def _make(self) -> HostRoot:
-        """Mount what was surveyed. Raises OSError."""
-        make_workspace(self.workspace, own_trees=not self.rootless, cgroup_points=self._cgroup_points())
-        vanished = tuple(make_skeletons(self.trees.skeletons))
+        """Mount what was surveyed. Raises SetupError."""
+        try:
+            make_workspace(self.workspace, own_trees=not self.rootless, cgroup_points=self._cgroup_points())
+            vanished = tuple(make_skeletons(self.trees.skeletons))
+        except OSError as error:
+            number = error.errno or 0
+            path = os.fsdecode(error.filename or self.workspace)
+            raise SetupError("prepare workspace", path, number, HINTS.get(number, ""), str(error)) from error
         trees = probe(self.trees, self.options, on_clone=self.rootless)
         trees = replace(trees, notes=(*trees.notes, *vanished))
         reachable = _reachable(self.sockets, trees)
         if not self.rootless:
             return replace(self, trees=trees, sockets=reachable)
-        mask(reachable)
-        return replace(self, trees=trees, sockets=())
+        unmasked = tuple(mask(reachable))
+        return replace(self, trees=replace(trees, notes=(*trees.notes, *unmasked)), sockets=())
 
     def _cgroup_points(self) -> list[str]:
         return [step.target for step in self.kernel if isinstance(step, FileSystem) and step.fstype.startswith("cgroup")]
@@ -190,7 +200,7 @@ class HostRoot:
             if not _covered(bound.path, gone)
         ]
         steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
-        steps += [Hide(path, directory=False, why="masked socket") for path in self.sockets if not _covered(path, gone)]
+        steps += [Hide(path, REFUSED, "masked socket") for path in self.sockets if not _covered(path, gone)]
         steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
         yield Upper(spec.disk, tuple(layer.directory for layer in layers))
         yield from sorted(steps, key=lambda step: depth(step.target))
@@ -212,12 +222,6 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
         SetupError: a path of the spec doesn't exist.
     """
     return _survey("/", rootless=rootless, places=places, trees=trees).plan(spec, "").describe()
-
-
-def _failure(error: OSError, workspace: str) -> SetupError:
-    number = error.errno or 0
-    path = os.fsdecode(error.filename or workspace)
-    return SetupError("prepare workspace", path, number, HINTS.get(number, ""), str(error))
 
 
 def _enter(workspace: str) -> None:
@@ -243,7 +247,11 @@ def _resolve(key: str, path: str) -> str:
 def _hide(path: str, kept: Sequence[str]) -> Hide:
     if path in kept:
         raise SetupError("hide=", path, errno.EBUSY, f"pytest itself writes there: take {path} out of hide=")
-    return Hide(path, os.path.isdir(path), keep=tuple(place for place in kept if within(place, path)))
+    return Hide(path, _cover(path), keep=tuple(place for place in kept if within(place, path)))
+
+
+def _cover(path: str) -> str:
+    return EMPTY if os.path.isdir(path) else NOTHING
 
 
 def _directory(path: str) -> Directory:
@@ -277,7 +285,7 @@ def _kernel_file_systems(cgroups: Sequence[Hierarchy], *, rootless: bool) -> Ite
     yield FileSystem("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108 - that is its name
     yield FileSystem("mqueue", "/dev/mqueue")
     if not rootless:  # root of a user namespace that owns the host's ids would pass the files' permissions
-        yield from (Hide(path, os.path.isdir(path), "masked") for path in MASKED if os.path.exists(path))
+        yield from (Hide(path, _cover(path), "masked") for path in MASKED if os.path.exists(path))
         yield from (ReadOnly(path) for path in READ_ONLY if os.path.exists(path))
 
 

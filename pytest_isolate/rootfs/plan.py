@@ -53,8 +53,10 @@ UPPER: Final = "upper"
 WORK: Final = "work"
 EMPTY: Final = "empty"
 NOTHING: Final = "nothing"
+REFUSED: Final = "refused"
 """Names in the workspace: where the sandbox's root is built; the tmpfs of its writes, and the work directories in
-it; the empty directory and the empty file that hide.
+it; the empty directory and the empty file that hide; the file that everyone may write, so that connecting to it
+is refused for what it is (ECONNREFUSED) and not for its mode (EACCES).
 """
 
 _KEEP_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -181,6 +183,14 @@ class Overlay(Operation):
         )
         mount("overlay", root + self.target, "overlay", self.flags, data)
 
+    def hint(self, number: int) -> str:
+        if number == errno.EINVAL:
+            return (
+                f"the file system of {self.target} can't be an overlay's lower layer; if it is an overlay on an overlay itself "
+                "(a container in a container), run pytest one level further out, or on a volume"
+            )
+        return HINTS.get(number, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Bind(Operation):
@@ -270,11 +280,14 @@ class ReadOnly(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Hide(Operation):
-    """`target` is empty: an empty read-only directory or file over it. `why` is for `describe`."""
+    """Something empty and read-only over `target`: EMPTY, NOTHING or REFUSED.
+
+    `why` is for `describe`. `keep` are paths below it that stay: they get mount points.
+    """
 
     step: ClassVar[str] = "hide"
     target: str
-    directory: bool
+    cover: str
     why: str = "hidden"
     keep: tuple[str, ...] = ()
 
@@ -284,9 +297,8 @@ class Hide(Operation):
     def execute(self, root: str) -> None:
         target = root + self.target
         if not self.keep:
-            mount(EMPTY if self.directory else NOTHING, target, "", MS_BIND)
+            mount(self.cover, target, "", MS_BIND)
             return
-        # Something below it stays: places for it to be mounted on.
         mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
         for path in self.keep:
             _make_point(path, root + path)

@@ -44,6 +44,7 @@ class Inside:
     disk_path: str
     rootless: bool
     error: dict[str, Any] | None
+    after: Any
     times: dict[str, list[float]]
 
     @property
@@ -61,6 +62,7 @@ def run_inside(
     trees: tuple[str, ...] = (),
     host: str = "",
     between: str = "",
+    after: str = "",
     boxes: int = 1,
     workspace: str | None = None,
     as_root: bool = False,
@@ -73,6 +75,7 @@ def run_inside(
         host: code run first, as the caller, in a private mount namespace: makes the host that is captured. It may
             set `workspace`.
         between: code run by the builder between `prepare` and the first box.
+        after: code run by the builder at the end; it sees the captured host and assigns `after`.
         boxes: run the code in that many sandboxes, one after the other.
         workspace: an existing directory of the builder's user; None: a temporary one.
         as_root: call `HostRoot.prepare` with rootless=False even in a user namespace.
@@ -85,6 +88,8 @@ def run_inside(
         "trees": trees,
         "host": textwrap.dedent(host),
         "between": textwrap.dedent(between),
+        "finally": textwrap.dedent(after),
+        "after": None,
         "boxes": boxes,
         "as_root": as_root,
     }
@@ -144,6 +149,7 @@ def _main(job: dict[str, Any]) -> None:
         "disk_path": "",
         "rootless": False,
         "error": None,
+        "after": None,
         "times": {},
     }
     try:
@@ -153,6 +159,9 @@ def _main(job: dict[str, Any]) -> None:
         exec(job["between"], job)
         for box in range(job["boxes"]):
             _box(job, root, identity, str(box), report)
+        os.chdir("/")
+        exec(job["finally"], job)
+        report["after"] = job["after"]
     except IsolateError as error:
         report["error"] = {**error.to_json(), "text": str(error)}
     print(json.dumps(report))
