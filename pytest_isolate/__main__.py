@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
-from pytest_isolate.model.errors import IsolateError, SpecError
-from pytest_isolate.model.keys import KEYS, Key, parse_keys
+from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.model.keys import KEYS, Key
+from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.spec import Spec, contradictions
 from pytest_isolate.model.units import format_duration
 from pytest_isolate.model.usage import Usage
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{key.name}",
             action="append" if key.many else "store",
             metavar="NAME=VALUE" if key.many == "lines" else "PATH" if key.many else "VALUE",
-            help=f"{key.help}; {key.accepted} (default: {key.default})".replace("%", "%%"),
+            help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
         )
     run.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, relative to each hierarchy's mount point")
     run.add_argument("--usage", action="store_true", help="print what it used to standard error")

@@ -113,8 +113,13 @@ def contradictions(spec: Spec) -> list[SpecError]:
                 "disk no larger than memory (plus swap)",
             )
         )
-    if spec.swap and spec.memory is None:
-        found.append(SpecError("swap", "a swap cap without a memory cap caps nothing", 'memory="…" beside it'))
+    if spec.swap is not None and spec.memory is None:
+        found.append(SpecError("swap", f"swap={spec.swap} without a memory cap caps nothing", 'memory="…" beside it'))
+    return [*found, *_bad_paths(spec)]
+
+
+def _bad_paths(spec: Spec) -> list[SpecError]:
+    found = []
     for path in spec.writable:
         if path == "/":
             found.append(SpecError("writable", "'/' would make the whole host writable", "paths below /"))

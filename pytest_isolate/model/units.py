@@ -7,15 +7,10 @@ half of the readers take it for the other.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Final
 
 __all__ = [
-    "CPU_FORM",
-    "DURATION_FORM",
-    "RATE_FORM",
-    "SIZE_FORM",
     "format_duration",
     "format_size",
     "parse_cpu",
@@ -24,11 +19,6 @@ __all__ = [
     "parse_size",
 ]
 
-CPU_FORM: Final = 'share of one CPU: "20%", 0.2, 2, "150%"'
-SIZE_FORM: Final = 'bytes: 1048576, "64MiB", "1.5GB" (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)'
-RATE_FORM: Final = 'bytes per second: 1048576, "10MB/s", "512KiB/s"'
-DURATION_FORM: Final = 'seconds: 2, 0.5, "500ms", "5s", "2min", "1h"'
-
 _SIZES: Final = {
     "": 1,
     "B": 1,
@@ -36,19 +26,23 @@ _SIZES: Final = {
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)},
 }
 _DURATIONS: Final = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z%]*)", re.ASCII)
+_MOST_CPUS: Final = 8192
+"""NR_CPUS of the largest kernels (arch/x86/Kconfig, MAXSMP)."""
+_LONGEST: Final = 7 * 24 * 3600.0
+"""poll(2) takes milliseconds in an int: 24 days."""
+_QUANTITY: Final = re.compile(r"([0-9]{1,30}(?:\.[0-9]+)?)\s*([A-Za-z%]*)", re.ASCII)
 
 
-def _quantity(value: object) -> tuple[float, str]:
-    """Split into number and suffix. Raises ValueError for anything that isn't a non-negative quantity."""
+def _quantity(value: object) -> tuple[int | float, str]:
+    """Split into number and suffix; whole numbers stay exact. Raises ValueError unless it's a non-negative quantity."""
     if isinstance(value, bool):
-        raise ValueError("a truth value is no quantity")
+        raise ValueError(f"{value!r} is not a quantity")
     if isinstance(value, (int, float)):
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{value!r} is not a non-negative number")
-        return float(value), ""
+        if not 0 <= value <= 1e30:
+            raise ValueError(f"{value!r} is negative or beyond all measure")
+        return value, ""
     if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
-        return float(match[1]), match[2]
+        return float(match[1]) if "." in match[1] else int(match[1]), match[2]
     raise ValueError(f"{value!r} is not a quantity")
 
 
@@ -60,28 +54,35 @@ def parse_cpu(value: object) -> float:
     cpus = number / 100 if suffix else number
     if cpus < 0.01:
         raise ValueError(f"{value!r} is less than 1% of a CPU, the least the kernel can cap")
-    return cpus
+    if cpus > _MOST_CPUS:
+        raise ValueError(f"{value!r} is more CPUs than Linux can have ({_MOST_CPUS})")
+    return float(cpus)
 
 
 def parse_size(value: object) -> int:
     """Bytes. Raises ValueError."""
-    if isinstance(value, float):
-        raise ValueError(f"{value!r} is not a whole number of bytes")
     number, suffix = _quantity(value)
     if suffix not in _SIZES:
         raise ValueError(f"unknown unit {suffix!r} in {value!r}")
-    return int(value) if isinstance(value, int) else round(number * _SIZES[suffix])
+    if isinstance(number, float) and _SIZES[suffix] == 1:
+        raise ValueError(f"{value!r} is not a whole number of bytes")
+    size: int = round(number * _SIZES[suffix])
+    if size >= 2**63:
+        raise ValueError(f"{value!r} is more than the kernel can count (8 EiB)")
+    return size
 
 
 def parse_rate(value: object) -> int:
     """Bytes per second, at least 1. Raises ValueError."""
+    size = value
     if isinstance(value, str):
-        if not value.strip().endswith("/s"):
+        text = value.strip()
+        if not text.endswith("/s") and not text.isdigit():
             raise ValueError(f"{value!r} has no '/s'")
-        value = value.strip().removesuffix("/s")
-    rate = parse_size(value)
+        size = text.removesuffix("/s")
+    rate = parse_size(size)
     if rate < 1:
-        raise ValueError("a rate of 0 stops all I/O")
+        raise ValueError(f"{value!r} stops all I/O")
     return rate
 
 
@@ -91,8 +92,11 @@ def parse_duration(value: object) -> float:
     if suffix not in _DURATIONS:
         raise ValueError(f"unknown unit {suffix!r} in {value!r}")
     if number <= 0:
-        raise ValueError("a duration of 0 ends every test before it starts")
-    return number * _DURATIONS[suffix]
+        raise ValueError(f"{value!r} ends every test before it starts")
+    seconds = number * _DURATIONS[suffix]
+    if seconds > _LONGEST:
+        raise ValueError(f"{value!r} is longer than a week")
+    return seconds
 
 
 def format_size(size: float) -> str:

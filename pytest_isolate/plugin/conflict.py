@@ -1,0 +1,44 @@
+"""Refuse to run beside the PyPI project ``pytest-isolate``.
+
+It ships the same import package (its ``pytest_isolate/__init__.py`` overwrites ours, or ours its) and the same
+marker, and its entry point imports the same module, `pytest_isolate.plugin`, so that pluggy would fail with
+“plugin already registered” after loading us. Hence the check runs when our plugin is imported.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import Distribution
+from typing import Final
+
+import pytest
+
+__all__ = ["refuse"]
+
+_OTHER: Final = "pytest-isolate"
+_OURS: Final = "pytest-isolate-sandbox"
+
+
+def refuse() -> None:
+    """Return if the other project isn't installed.
+
+    Costs little: the finder compares directory names, and pytest's own search for plugins has listed the directories.
+
+    Raises:
+        pytest.UsageError: it is installed.
+    """
+    other = next(iter(Distribution.discover(name=_OTHER)), None)
+    if other is None:
+        return
+    raise pytest.UsageError(
+        f"{_OURS} can't run beside the project {_OTHER} {_version(other)} in {other.locate_file('')}: both install the package "
+        f"pytest_isolate and the marker `isolate`, so either one may have overwritten files of the other. "
+        f"Remedy: uninstall both, then install the one you want: "
+        f"pip uninstall -y {_OTHER} {_OURS} && pip install {_OURS}"
+    )
+
+
+def _version(distribution: Distribution) -> str:
+    try:
+        return distribution.version or ""
+    except (KeyError, OSError):  # metadata half removed
+        return ""

@@ -1,0 +1,94 @@
+"""The marker at collection: which tests get which sandbox, and what is wrong with their markers.
+
+A bad marker is a collection error of its file, as a syntax error would be: one failed `CollectReport` that lists
+all errors of the file, whose tests don't run; other files go on as `--continue-on-collection-errors` says. The
+report is made when everything is collected, because only then all items of a file are there, the merged values
+of each included, and goes through the hook that collectors use, which xdist's workers relay (a `UsageError`
+raised here is lost under xdist).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pytest_isolate.plugin.options import marker_help
+from pytest_isolate.plugin.settings import settings_key
+
+if TYPE_CHECKING:
+    from pytest_isolate.model.spec import Spec
+    from pytest_isolate.plugin.precedence import Asked, Resolver
+    from pytest_isolate.plugin.settings import Settings
+
+__all__ = ["Marks", "place_key", "places_key", "register", "spec_key"]
+
+spec_key: Final[pytest.StashKey[Spec]] = pytest.StashKey()
+"""On an item's stash, from before `pytest_collection_finish`: its sandbox. Absent: the test runs as pytest runs it."""
+
+place_key: Final = pytest.StashKey[str]()
+"""Beside `spec_key`: where the sandbox was asked for, in words."""
+
+places_key: Final = pytest.StashKey[Mapping[str, str]]()
+"""Beside `spec_key`: where each key's value comes from, in words; keys at their defaults are absent."""
+
+
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure`, after the settings are in the stash."""
+    config.addinivalue_line("markers", marker_help())
+    config.pluginmanager.register(Marks(config), "isolate-marks")
+
+
+class Marks:
+    def __init__(self, config: pytest.Config) -> None:
+        self._settings: Settings = config.stash[settings_key]
+        self._rootdir = str(config.rootpath)
+        self._resolver: Resolver | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        """Markers as written before anything is deselected; then once more, for what other plugins added."""
+        self._refuse_bad_files(items)
+        yield
+        self._refuse_bad_files(items)
+        for item in items:
+            asked = self._ask(item)
+            if asked and asked.spec:
+                item.stash[spec_key] = asked.spec
+                item.stash[place_key] = asked.place
+                item.stash[places_key] = asked.places
+
+    def _ask(self, item: pytest.Item) -> Asked | None:
+        """None: nothing asks for anything. The modules that read markers are imported for the first test that does."""
+        if self._resolver is None:
+            if not self._settings.isolate_all and next(item.iter_markers("isolate"), None) is None:
+                return None
+            from pytest_isolate.plugin.precedence import Resolver
+
+            self._resolver = Resolver(self._settings, self._rootdir)
+        return self._resolver.ask(item)
+
+    def _refuse_bad_files(self, items: list[pytest.Item]) -> None:
+        errors: dict[pytest.Collector, dict[object, str]] = {}
+        for item in items:
+            asked = self._ask(item)
+            if asked and asked.errors:
+                of_file = errors.setdefault(_file(item), {})
+                for key, error in asked.errors.items():
+                    of_file.setdefault(key, str(error))
+        if not errors:
+            return
+        items[:] = [item for item in items if _file(item) not in errors]
+        for collector, found in errors.items():
+            report = pytest.CollectReport(collector.nodeid, "failed", _text(found.values()), [])
+            collector.ihook.pytest_collectreport(report=report)
+
+
+def _file(item: pytest.Item) -> pytest.Collector:
+    return next((node for node in item.iter_parents() if isinstance(node, pytest.File)), item.session)
+
+
+def _text(errors: Iterable[str]) -> str:
+    lines = [f"  {error}" for error in errors]
+    return "\n".join([f"{len(lines)} error{'s' if len(lines) > 1 else ''} in isolate markers:", *lines])

@@ -1,0 +1,99 @@
+"""The names of options and ini keys. What they mean is `settings`' part.
+
+This runs in every pytest run where the package is installed, so it only hands names and help texts to pytest.
+All values are text, also for keys that take numbers: one parser reads them, wherever they were typed. Since
+pytest 9.2 ini keys can have more than one type, so there native TOML numbers are accepted as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from pytest_isolate.model.keys import KEYS, Key
+
+__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "Ini", "Option", "everywhere", "marker_help", "pytest_addoption"]
+
+MISSING: Final = ("fail", "skip", "weaken")
+DEFAULT_TOP: Final = 5
+
+
+class Option(NamedTuple):
+    """An option that belongs to no spec key. `metavar` is empty for a flag."""
+
+    name: str
+    metavar: str
+    help: str
+
+
+class Ini(NamedTuple):
+    """An ini key that belongs to no spec key. `type` as `Parser.addini` takes it."""
+
+    name: str
+    type: Any
+    help: str
+
+
+OPTIONS: Final = (
+    Option("--isolate-all", "", "run every test in a sandbox, not only those marked with @pytest.mark.isolate"),
+    Option("--no-isolate", "", "run no test in a sandbox, whatever markers and configuration say"),
+    Option("--isolate-profile", "NAME", "values of [tool.pytest-isolate.profiles.NAME] in pyproject.toml, below other options"),
+    Option("--isolate-missing", "|".join(MISSING),
+           "what to do where a test asks for something that this machine can't give: fail it (default), skip it, "
+           "or run it in a weaker sandbox"),
+    Option("--isolate-top", "N", f"show the N heaviest tests in the summary (default: {DEFAULT_TOP}; 0: all)"),
+    Option("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
+    Option("--isolate-cgroup", "PATH",
+           "cgroup directory to work in, relative to each hierarchy's mount point: one that is delegated to the user"),
+)  # fmt: skip
+
+INI: Final = (
+    Ini("isolate_all", "bool", "as --isolate-all"),
+    Ini("isolate_profile", "string", "as --isolate-profile"),
+    Ini("isolate_missing", "string", "as --isolate-missing"),
+    Ini("isolate_top", "int", "as --isolate-top"),
+    Ini("isolate_cgroup", "string", "as --isolate-cgroup"),
+    Ini("isolate_preload", "args", "modules to import before the first test process is forked"),
+)
+
+_TYPES: Final = {"": "string", "paths": "args", "lines": "linelist"}
+_METAVARS: Final = {"": "VALUE", "paths": "PATH", "lines": "NAME=VALUE"}
+
+
+def everywhere() -> list[Key]:
+    """The spec keys that have an option and an ini key."""
+    return [key for key in KEYS.values() if key.everywhere]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Called once by pytest."""
+    group = parser.getgroup("isolate", "tests in Linux sandboxes (pytest-isolate-sandbox)")
+    for option in OPTIONS:
+        if option.metavar:
+            group.addoption(option.name, metavar=option.metavar, default=None, help=option.help)
+        else:
+            group.addoption(option.name, action="store_true", default=False, help=option.help)
+    native: Any = str | int | float if pytest.version_tuple >= (9, 2) else "string"
+    for key in everywhere():
+        group.addoption(
+            f"--isolate-{key.name}",
+            action="append" if key.many else "store",
+            metavar=_METAVARS[key.many],
+            default=None,
+            help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
+        )
+        parser.addini(f"isolate_{key.name}", f"as --isolate-{key.name}", _TYPES[key.many] if key.many else native, default=None)
+    for ini in INI:
+        parser.addini(ini.name, ini.help, ini.type, default=None)
+
+
+def marker_help() -> str:
+    """The line of ``--markers``."""
+    names = ", ".join((*KEYS, "profile", "enabled"))
+    lines = [f"isolate({names}): run the test in a Linux sandbox of its own. All arguments are optional keywords:"]
+    rows = [(key.name, f"{key.help}: {key.accepted} (default: {key.default})") for key in KEYS.values()]
+    rows.append(("profile", "values of [tool.pytest-isolate.profiles.NAME] in pyproject.toml, below this marker's own"))
+    rows.append(("enabled", "False: the test runs without a sandbox, also with --isolate-all"))
+    lines += [f"    {name:9} {text}" for name, text in rows]
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""Profiles: named specs, in ``[tool.pytest-isolate.profiles.NAME]`` of the rootdir's ``pyproject.toml``.
+
+pytest hands plugins the values of its own table alone, so the file is read here; only if it mentions us, because
+that costs the import of tomllib in projects that configure pytest elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pytest_isolate.model.layers import Layer
+
+__all__ = ["load", "table", "unknown_profile"]
+
+FILE: Final = "pyproject.toml"
+_TABLE: Final = "pytest-isolate"
+
+
+def table(path: Path, *words: bytes) -> dict[str, Any]:
+    """The document of a TOML file; empty where it doesn't exist or contains none of `words`.
+
+    Raises:
+        ValueError: it can't be read or isn't TOML.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    if not any(word in data for word in words):
+        return {}
+    import tomllib
+
+    try:
+        return tomllib.loads(data.decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load(rootdir: Path) -> tuple[dict[str, Layer], list[str]]:
+    """Profiles by name, and what is wrong with them, as sentences."""
+    path = rootdir / FILE
+    try:
+        document = table(path, _TABLE.encode())
+    except ValueError as error:
+        return {}, [str(error)]
+    ours = _tool(document).get(_TABLE, {})
+    if not ours:
+        return {}, []
+    if not isinstance(ours, Mapping):
+        return {}, [f"{FILE}: [tool.{_TABLE}] is not a table"]
+    errors = [
+        f"{FILE}: [tool.{_TABLE}] has no key {name!r}; accepted: tables [tool.{_TABLE}.profiles.NAME]"
+        for name in ours
+        if name != "profiles"
+    ]
+    profiles = ours.get("profiles", {})
+    if not isinstance(profiles, Mapping):
+        return {}, [*errors, f"{FILE}: [tool.{_TABLE}.profiles] is not a table; accepted: tables [tool.{_TABLE}.profiles.NAME]"]
+    found: dict[str, Layer] = {}
+    for name, values in profiles.items():
+        found[name], problems = _profile(name, values, str(rootdir))
+        errors += problems
+    return found, errors
+
+
+def _tool(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    tool = document.get("tool", {})
+    return tool if isinstance(tool, Mapping) else {}
+
+
+def _profile(name: str, values: Any, base: str) -> tuple[Layer, list[str]]:
+    from pytest_isolate.model.layers import Layer, merge
+    from pytest_isolate.model.parse import parse_keys
+
+    place = f"profile {name!r} of {FILE}"
+    if not isinstance(values, Mapping):
+        return Layer(place, {}), [f"{place}: {values!r} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"]
+    checked, errors = parse_keys(values, base, place)
+    layer = Layer(place, checked)
+    return layer, [str(error) for error in (*errors, *merge([layer]).errors)]
+
+
+def unknown_profile(name: object, profiles: Mapping[str, Layer]) -> tuple[str, str]:
+    """The problem with a `name` that isn't in `profiles`, and the accepted form."""
+    table_name = f"[tool.{_TABLE}.profiles.NAME] in the rootdir's {FILE}"
+    if not profiles:
+        return f"no profile {name!r}: there is no {table_name}", f"a name for which {table_name} exists"
+    return f"no profile {name!r}", f"{', '.join(map(repr, sorted(profiles)))} (from {table_name})"
