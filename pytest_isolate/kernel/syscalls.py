@@ -12,7 +12,7 @@ import os
 import platform
 from typing import Any, Final
 
-__all__ = ["NUMBERS", "libc", "prctl", "setns", "sethostname", "syscall", "unshare"]
+__all__ = ["NUMBERS", "libc", "prctl", "sethostname", "setns", "syscall", "unshare"]
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 

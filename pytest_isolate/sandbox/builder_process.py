@@ -138,8 +138,8 @@ class BuilderProcess:
         facts = self.facts()
         self._waiting.discard(answer["pidfd"])
         self._handed_out.add(answer["pidfd"])
-        group = Group.from_json(answer["group"])
-        group = group if group.v1 else None
+        described = Group.from_json(answer["group"])
+        group = described if described.v1 else None
         entrance = Entrance(
             spec=spec,
             builder=self,

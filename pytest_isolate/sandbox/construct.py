@@ -13,7 +13,7 @@ import os
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pytest_isolate.kernel.capabilities import set_parent_death_signal
 from pytest_isolate.kernel.clone import clone
@@ -117,7 +117,7 @@ class Construction:
             self.root.apply_inside(plan)
             os.write(status, _READY)  # before exec, which can't fail any more: the builder needn't wait for it
             become_init(self.program, self.builder)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the builder must hear of it
             known = error if isinstance(error, IsolateError) else SetupError("start init", detail=repr(error))
             os.write(status, json.dumps(known.to_json()).encode())
         finally:
@@ -130,7 +130,7 @@ class _Pipe:
     def __init__(self) -> None:
         self.read, self.write = os.pipe()
 
-    def __enter__(self) -> _Pipe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -142,7 +142,7 @@ class Entrance:
         """`step`, or the end of this process: nothing of a test runs in a sandbox that it joined by half."""
         try:
             return step()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may run after it
             try:
                 failed(_as_setup_error(error))
             finally:

@@ -21,6 +21,7 @@ import os
 import platform
 import select
 import struct
+from contextlib import suppress
 from typing import Final, NoReturn
 
 __all__ = ["BUILDER_FD", "become_init", "program"]
@@ -98,10 +99,8 @@ def become_init(program_fd: int | None, builder: int) -> NoReturn:
         os.dup2(builder, BUILDER_FD)
     os.set_inheritable(BUILDER_FD, True)
     if program_fd is not None:
-        try:
+        with suppress(OSError):  # vm.memfd_noexec, or a security module: the loop below does the same with more memory
             os.execve(program_fd, ["pytest-isolate-init"], {})
-        except OSError:  # vm.memfd_noexec, or a security module: the loop below does the same with more memory
-            pass
     os.closerange(BUILDER_FD + 1, 1024)
     poll = select.poll()
     poll.register(BUILDER_FD, select.POLLIN)

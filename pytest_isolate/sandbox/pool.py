@@ -44,12 +44,16 @@ class Pool:
 
     def start(self) -> None:
         """Start the builder, without waiting for it. Raises OSError."""
+        self._started()
+
+    def _started(self) -> BuilderProcess:
         if self._builder is None:
             cwd = self._cwd or _directory()
             self._builder = BuilderProcess(
                 {"cwd": cwd, "cgroup": self._cgroup, "places": self._places, "trees": _trees(cwd)}, _temporary_directory()
             )
             self._orders.clear()
+        return self._builder
 
     def expect(self, specs: Iterable[Spec]) -> None:
         """The specs that will be acquired next, in order; drawn lazily. Replaces the former expectation."""
@@ -90,10 +94,9 @@ class Pool:
         """The builder, greeted."""
         if self._refused is not None:
             raise self._refused
-        self.start()
-        assert self._builder is not None
+        builder = self._started()
         try:
-            self._builder.facts()
+            builder.facts()
         except SandboxGone:
             self._abandon()
             raise
@@ -101,7 +104,7 @@ class Pool:
             self._refused = error
             self._abandon()
             raise
-        return self._builder
+        return builder
 
     def _take_order(self, builder: BuilderProcess, wanted: Spec) -> int:
         for index, (number, spec) in enumerate(self._orders):

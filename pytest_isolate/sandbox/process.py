@@ -59,8 +59,8 @@ class Process:
             ready, _, _ = select.select([self._pidfd], [], [], max(timeout, 0))
             if not ready:
                 raise subprocess.TimeoutExpired(self.args, timeout)
-        code = self._reap(0)
-        assert code is not None
+        while (code := self._reap(0)) is None:
+            pass
         return code
 
     def _reap(self, flags: int) -> int | None:
@@ -86,55 +86,15 @@ class Process:
             subprocess.TimeoutExpired
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        collected: dict[IO[bytes], bytearray] = {pipe: bytearray() for pipe in (self.stdout, self.stderr) if pipe}
-        remaining = memoryview(data or b"")
-        poll = select.poll()
-        by_fd = {pipe.fileno(): pipe for pipe in collected}
-        for fd in by_fd:
-            poll.register(fd, select.POLLIN)
-        if self.stdin and remaining:
-            os.set_blocking(self.stdin.fileno(), False)
-            poll.register(self.stdin, select.POLLOUT)
-        elif self.stdin:
-            self.stdin.close()
-        poll.register(self._pidfd, select.POLLIN)
-        ended = self.returncode is not None
-        while by_fd:
+        exchange = _Exchange(self, data or b"", self._pidfd if self.returncode is None else None)
+        while not exchange.done:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            events = poll.poll(0 if ended else None if left is None else left * 1000)
-            if ended and not events:
-                break
-            for fd, _ in events:
-                if fd in by_fd:
-                    if chunk := os.read(fd, 65536):
-                        collected[by_fd[fd]] += chunk
-                    else:
-                        poll.unregister(fd)
-                        del by_fd[fd]
-                elif fd == self._pidfd:
-                    poll.unregister(fd)
-                    ended = True
-                elif self.stdin:
-                    remaining = self._feed(remaining)
-                    if not remaining:
-                        poll.unregister(fd)
-                        self.stdin.close()
+            exchange.step(left)
         self.wait(None if deadline is None else deadline - time.monotonic())
-        out = bytes(collected[self.stdout]) if self.stdout else b""
-        err = bytes(collected[self.stderr]) if self.stderr else b""
         self.close()
-        return out, err
-
-    def _feed(self, data: memoryview) -> memoryview:
-        assert self.stdin is not None
-        try:
-            return data[os.write(self.stdin.fileno(), data) :]
-        except BlockingIOError:
-            return data
-        except BrokenPipeError:
-            return data[:0]
+        return exchange.output(self.stdout), exchange.output(self.stderr)
 
     def close(self) -> None:
         """Close the pipes."""
@@ -142,6 +102,65 @@ class Process:
             if pipe:
                 with suppress(BrokenPipeError):
                     pipe.close()
+
+
+class _Exchange:
+    """What goes through a program's pipes, all at once so that none of them can fill up and block it."""
+
+    def __init__(self, process: Process, data: bytes, pidfd: int | None) -> None:
+        self._input = memoryview(data)
+        self._stdin = process.stdin
+        self._open = {pipe.fileno(): bytearray() for pipe in (process.stdout, process.stderr) if pipe}
+        self._collected = {id(pipe): self._open[pipe.fileno()] for pipe in (process.stdout, process.stderr) if pipe}
+        self._pidfd = pidfd
+        self._poll = select.poll()
+        for fd in (*self._open, *([pidfd] if pidfd is not None else [])):
+            self._poll.register(fd, select.POLLIN)
+        if self._stdin and data:
+            os.set_blocking(self._stdin.fileno(), False)
+            self._poll.register(self._stdin, select.POLLOUT)
+        elif self._stdin:
+            self._stdin.close()
+
+    @property
+    def done(self) -> bool:
+        return not self._open
+
+    def output(self, pipe: IO[bytes] | None) -> bytes:
+        return bytes(self._collected.get(id(pipe), b""))
+
+    def step(self, seconds: float | None) -> None:
+        """Wait for one thing to happen, no longer than `seconds`; once the program ended, for nothing."""
+        ended = self._pidfd is None
+        events = self._poll.poll(0 if ended else None if seconds is None else seconds * 1000)
+        if ended and not events:  # what is still open is held by a descendant
+            self._open.clear()
+        for fd, _ in events:
+            if fd in self._open:
+                self._read(fd)
+            elif fd == self._pidfd:
+                self._poll.unregister(fd)
+                self._pidfd = None
+            elif self._stdin:
+                self._write(self._stdin)
+
+    def _read(self, fd: int) -> None:
+        if chunk := os.read(fd, 65536):
+            self._open[fd] += chunk
+        else:
+            self._poll.unregister(fd)
+            del self._open[fd]
+
+    def _write(self, stdin: IO[bytes]) -> None:
+        try:
+            self._input = self._input[os.write(stdin.fileno(), self._input) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._input = self._input[:0]
+        if not self._input:
+            self._poll.unregister(stdin)
+            stdin.close()
 
 
 def spawn(fork: Fork, args: Sequence[str], streams: tuple[Stream, Stream, Stream], cwd: str | None, *, foreground: bool) -> Process:

@@ -34,12 +34,12 @@ print(time.process_time() / (time.monotonic() - start))
 @requires("cgroup-memory")
 def test_memory_cap_kills_and_counts(caller: Caller) -> None:
     code, usage, events = caller.run(
-        '''
+        """
 with box(memory=32 << 20) as opened:
     done = opened.run([PYTHON, "-c", "x = bytearray(64 << 20); print(len(x))"])
     events = opened.events()
     tell([done.returncode, opened.usage().to_json(), [events.oom_kills, events.oom_victims]])
-'''
+"""
     )
     assert code == -9
     assert usage["oom_kills"] == 1
@@ -52,11 +52,11 @@ with box(memory=32 << 20) as opened:
 @requires("cgroup-memory")
 def test_memory_peak_is_what_was_touched(caller: Caller) -> None:
     peak = caller.run(
-        '''
+        """
 with box() as opened:
     opened.run([PYTHON, "-c", "x = bytearray(50 << 20)"], check=True)
     tell(opened.usage().memory_peak_bytes)
-'''
+"""
     )
     assert 50 << 20 < peak < 80 << 20
 
@@ -126,13 +126,13 @@ def test_caps_without_delegation_are_a_missing_capability_and_figures_are_absent
     """An unprivileged user on cgroup v1 without a delegated directory."""
     with user_directory() as directory:
         message, usage = Caller("user", directory, None).run(
-            '''
+            """
 try: inside("tell(1)", memory=1 << 26)
 except MissingCapability as error: message = str(error)
 with box() as opened:
     opened.run(["true"])
     tell([message, opened.usage().to_json()])
-'''
+"""
         )
     assert "memory" in message
     assert "--isolate-cgroup=" in message

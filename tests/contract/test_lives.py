@@ -37,7 +37,7 @@ def nothing_left() -> Iterator[None]:
 def test_background_processes_end_with_the_sandbox(caller: Caller) -> None:
     with nothing_left():
         left, alive = caller.run(
-            '''
+            """
 with box() as opened:
     opened.run(["sh", "-c", "setsid sleep 1001 >/dev/null 2>&1 & sleep 1002 >/dev/null 2>&1 & sleep 0.3"])
     left = [str(info) for info in opened.processes()]
@@ -45,7 +45,7 @@ with box() as opened:
     until = time.monotonic() + 5
     while opened.alive() and time.monotonic() < until: time.sleep(0.01)
     tell([sorted(left), opened.processes() + [opened.alive()]])
-'''
+"""
         )
     assert len(left) == 2
     assert left[0].startswith("sleep (pid ")
@@ -56,7 +56,7 @@ with box() as opened:
 def test_killed_builder_ends_every_sandbox_and_pool_close_cleans_up(caller: Caller) -> None:
     with nothing_left():
         code, message, again = caller.run(
-            '''
+            """
 with box() as opened:
     process = opened.popen(["sleep", "1003"])
     os.kill(POOL._builder.pid, signal.SIGKILL)
@@ -65,7 +65,7 @@ with box() as opened:
         with box(): message = "built"
     except SandboxGone as error: message = str(error)
 tell([code, message, inside("tell(1)")])
-'''
+"""
         )
     assert code == -signal.SIGKILL
     assert "signal 9" in message
@@ -75,12 +75,12 @@ tell([code, message, inside("tell(1)")])
 def test_killed_caller_leaves_nothing(caller: Caller) -> None:
     with nothing_left():
         done = caller.process(
-            '''
+            """
 with box() as opened:
     opened.popen(["sleep", "1004"])
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
         )
         assert done.returncode == -signal.SIGKILL
 
@@ -88,12 +88,12 @@ with box() as opened:
 def test_killed_caller_with_killed_builder_is_swept_by_the_next_run(caller: Caller) -> None:
     with nothing_left():
         done = caller.process(
-            '''
+            """
 with box() as opened:
     opened.popen(["sleep", "1005"])
     os.kill(POOL._builder.pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
         )
         assert done.returncode == -signal.SIGKILL
         caller.run("tell(inside('tell(1)'))")
@@ -101,12 +101,12 @@ with box() as opened:
 
 def test_killed_init_ends_its_own_sandbox_only(caller: Caller) -> None:
     codes = caller.run(
-        '''
+        """
 with box() as first, box() as second:
     one, two = first.popen(["sleep", "1006"]), second.popen(["sleep", "0.3"])
     if os.geteuid() == 0 or True: os.kill(first.init_pid, signal.SIGKILL)
     tell([one.wait(10), two.wait(10)])
-'''
+"""
     )
     assert codes == [-signal.SIGKILL, 0]
 
@@ -133,36 +133,36 @@ tell(states.count("Z"))
 def test_streams_exit_status_and_input_pass_through(caller: Caller, stream: str) -> None:
     number = {"stdout": 1, "stderr": 2}[stream]
     assert caller.run(
-        f'''
+        f"""
 with box() as opened:
     done = opened.run(["sh", "-c", "cat >&{number}; exit 7"], input=b"x" * 300000)
     tell([done.returncode, len(done.{stream})])
-'''
+"""
     ) == [7, 300000]
 
 
 def test_run_timeout_kills_the_program(caller: Caller) -> None:
     assert caller.run(
-        '''
+        """
 with box() as opened:
     try: opened.run(["sleep", "1007"], timeout=0.2)
     except Exception as error: tell([type(error).__name__, opened.processes()])
-'''
+"""
     ) == ["TimeoutExpired", []]
 
 
 def test_missing_program_is_an_os_error_with_its_name(caller: Caller) -> None:
     assert caller.run(
-        '''
+        """
 with box() as opened:
     try: opened.run(["/no/such/program"])
     except FileNotFoundError as error: tell(error.filename)
-'''
+"""
     ) == "/no/such/program"
 
 
 def test_threaded_caller_with_many_fds_and_odd_tmpdir(caller: Caller) -> None:
-    code = '''
+    code = """
 odd = os.path.join(os.getcwd(), "a:b,c\\\\d e")
 os.mkdir(odd)
 os.environ["TMPDIR"] = odd
@@ -176,7 +176,7 @@ for thread in threads: thread.join()
 tell([seen, os.listdir(odd)])
 POOL.close()
 tell([seen, os.listdir(odd)])
-'''
+"""
     seen, left = caller.run(code)
     assert seen < 20, "close-on-exec fds reached the program"
     assert left == []
@@ -184,7 +184,7 @@ tell([seen, os.listdir(odd)])
 
 def test_deleted_working_directory_stays_deleted(caller: Caller) -> None:
     assert caller.run(
-        '''
+        """
 os.mkdir("gone"); os.chdir("gone"); os.rmdir("../gone")
 with box() as opened:
     pid = opened.fork(print)
@@ -192,23 +192,23 @@ with box() as opened:
         try: os.getcwd(); os._exit(1)
         except FileNotFoundError: os._exit(42)
     tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-'''
+"""
     ) == 42
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}])
 def test_locale_without_utf8(caller: Caller, locale: dict[str, str]) -> None:
-    code = '''
+    code = """
 name = os.fsencode(os.getcwd()) + b"/caf\\xc3\\xa9"
 os.mkdir(name)
 tell(inside("open(os.path.join(os.fsencode(sys.argv[1]), b'x'), 'w').close(); tell(1)", os.fsdecode(name), writable=(os.fsdecode(name),)))
 assert os.listdir(name) == [b"x"]
-'''
+"""
     assert caller.run(code, env=locale) == 1
 
 
 def test_hundred_sandboxes_at_once_and_constant_fds(caller: Caller) -> None:
-    code = '''
+    code = """
 def fds(): return len(os.listdir("/proc/self/fd"))
 with box(): before = fds()
 for _ in range(30):
@@ -219,7 +219,7 @@ processes = [opened.popen(["true"]) for opened in boxes]
 codes = {process.wait() for process in processes}
 for opened in boxes: opened.release()
 tell([after - before, list(codes), fds() - before])
-'''
+"""
     # `with box()` counted its own pidfd in `before`.
     assert caller.run(code) == [-1, [0], -1]
 

@@ -134,10 +134,10 @@ tell([seen, open("out/result").read(), os.listdir("secret")])
 @pytest.mark.parametrize("key", ["writable", "hide"])
 def test_path_that_does_not_exist_names_step_path_and_remedy(caller: Caller, key: str) -> None:
     message = caller.run(
-        f'''
+        f"""
 try: inside("tell(1)", {key}=("/no/such/place",)); tell("built")
 except SetupError as error: tell(str(error))
-'''
+"""
     )
     assert "/no/such/place" in message
     assert "ENOENT" in message
@@ -146,12 +146,12 @@ except SetupError as error: tell(str(error))
 
 def test_ipc_objects_stay_inside(caller: Caller) -> None:
     made = caller.run(
-        '''
+        """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 inside("import ctypes; tell(ctypes.CDLL(None).shmget(0x15017, 4096, 0o1600))")
 tell(libc.shmget(0x15017, 4096, 0o600))
-'''
+"""
     )
     assert made == -1
 
@@ -178,11 +178,11 @@ tell(answers)
 @pytest.mark.parametrize("call", ["os.kill(0, 9)", "os.killpg(0, 9)", "os.kill(-1, 9)"])
 def test_signals_to_groups_never_reach_the_caller(caller: Caller, call: str) -> None:
     code = caller.run(
-        f'''
+        f"""
 with box() as opened:
     done = opened.run([PYTHON, "-c", "import os, signal, time; {call}; time.sleep(0.5)"])
 tell(done.returncode)
-'''
+"""
     )
     # kill(-1) spares the caller and PID 1: nothing is left to signal, ESRCH. The others end the caller, and only it.
     assert code == (1 if "-1" in call else -9)
