@@ -57,7 +57,7 @@ INI: Final = (
     Ini("isolate_preload", "args", "modules to import before the first test process is forked"),
 )
 
-_TYPES: Final = {"": "string", "paths": "args", "lines": "linelist"}
+_LISTS: Final = {"paths": "args", "lines": "linelist"}
 _METAVARS: Final = {"": "VALUE", "paths": "PATH", "lines": "NAME=VALUE"}
 
 
@@ -74,7 +74,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             group.addoption(option.name, metavar=option.metavar, default=None, help=option.help)
         else:
             group.addoption(option.name, action="store_true", default=False, help=option.help)
-    native: Any = str | int | float if pytest.version_tuple >= (9, 2) else "string"
     for key in everywhere():
         group.addoption(
             f"--isolate-{key.name}",
@@ -83,9 +82,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             default=None,
             help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
         )
-        parser.addini(f"isolate_{key.name}", f"as --isolate-{key.name}", _TYPES[key.many] if key.many else native, default=None)
+        parser.addini(f"isolate_{key.name}", f"as --isolate-{key.name}", _ini_type(key), default=None)
     for ini in INI:
         parser.addini(ini.name, ini.help, ini.type, default=None)
+
+
+def _ini_type(key: Key) -> Any:
+    if key.many:
+        return _LISTS[key.many]
+    return str | int | float if pytest.version_tuple >= (9, 2) else "string"
 
 
 def marker_help() -> str:

@@ -121,7 +121,7 @@ def _in_force(delegated: str | None) -> str:
     from pytest_isolate.kernel.cgroup import detect
     from pytest_isolate.kernel.namespaces import NAMES
 
-    parts = ["root" if _may_mount() else "rootless", f"namespaces {','.join(NAMES)}"]
+    parts = ["root" if may_mount() else "rootless", f"namespaces {','.join(NAMES)}"]
     hierarchy = detect(delegated)
     controllers = ",".join(name for name in ("cpu", "memory", "pids", "io") if name in hierarchy.controllers)
     parts.append(f"cgroup {hierarchy.layout}: {controllers}" if controllers else "no cgroups: no caps, few figures")
@@ -131,7 +131,7 @@ def _in_force(delegated: str | None) -> str:
 _CAP_SYS_ADMIN: Final = 21
 
 
-def _may_mount() -> bool:
+def may_mount() -> bool:
     """Whether unshare(CLONE_NEWNS) is allowed, which decides how the builder works (capabilities(7))."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         effective = next((line.split()[1] for line in file if line.startswith("CapEff:")), "0")

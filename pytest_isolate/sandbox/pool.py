@@ -15,7 +15,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
 from pytest_isolate.sandbox.sandbox import Placement, Sandbox
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "trees_of_user"]
 
 
 class Pool:
@@ -50,7 +50,7 @@ class Pool:
         if self._builder is None:
             cwd = self._cwd or _directory()
             self._builder = BuilderProcess(
-                {"cwd": cwd, "cgroup": self._cgroup, "places": self._places, "trees": _trees(cwd)}, _temporary_directory()
+                {"cwd": cwd, "cgroup": self._cgroup, "places": self._places, "trees": trees_of_user(cwd)}, _temporary_directory()
             )
             self._orders.clear()
         return self._builder
@@ -156,6 +156,6 @@ def _temporary_directory() -> str:
     return "/tmp"  # noqa: S108
 
 
-def _trees(cwd: str) -> list[str]:
+def trees_of_user(cwd: str) -> list[str]:
     """The user's trees: what a rootless sandbox has a writable layer over."""
     return [os.path.expanduser("~"), cwd, "/tmp", "/var/tmp", _temporary_directory()]  # noqa: S108
