@@ -1,0 +1,26 @@
+"""The plugin: what pytest loads. Options, ini keys and the marker always; what isolates, with the first test that asks for it.
+
+Each part is a module with a `register(config)`; this one only says in which order.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_isolate.plugin import conflict, marks, plan, preload, settings, terminal, watch
+from pytest_isolate.plugin.fixtures import isolate_box
+from pytest_isolate.plugin.options import pytest_addoption
+
+__all__ = ["isolate_box", "pytest_addoption", "pytest_configure"]
+
+conflict.refuse()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Raises pytest.UsageError for whatever options, ini keys and profiles say that can't be meant."""
+    config.stash[settings.settings_key] = settings.configure(config)
+    terminal.register(config)
+    marks.register(config)
+    plan.register(config)
+    preload.register(config)
+    watch.register(config)

@@ -1,0 +1,453 @@
+"""The pytest process's side of one test process: fork it, wait for its reports, judge its end.
+
+Waiting polls the channel and the pidfd of the test process together. End-of-file says nothing, because a
+process that the test left behind can hold the channel open; the last report, or the end of the process, does.
+Whatever is raised while it waits (the SIGALRM of pytest-timeout, Ctrl-C) is the result of the phase that the
+test is in.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NoReturn
+
+import pytest
+
+from pytest_isolate.model.errors import error_from_json
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.model.usage import ProcessInfo, Usage
+from pytest_isolate.plugin import private
+from pytest_isolate.plugin.child import Child, take_terminal
+from pytest_isolate.plugin.crash import CrashFile, FaultTimer
+from pytest_isolate.plugin.measured import Measured
+from pytest_isolate.plugin.refusals import Refusals, blocks
+from pytest_isolate.plugin.relay import Relay
+from pytest_isolate.plugin.verdict import Ending, Verdict, judge
+from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
+from pytest_isolate.sandbox import Events, Sandbox
+
+__all__ = ["Attempt", "Given", "Outside"]
+
+Phase = Literal["setup", "call", "teardown"]
+
+_GRACE: Final = 3.0
+"""Seconds that an interrupted test has for its teardown."""
+
+_INIT_END: Final = 0.3
+"""Seconds for an init to be seen dead after it took the test process along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A phase's report as the test process made it, and what the phase raised."""
+
+    report: pytest.TestReport
+    error: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Outside:
+    """What all attempts of a run share in the pytest process.
+
+    Attributes:
+        crash: where test processes write their stacks.
+        refusals: where they note addresses.
+        timer: pytest's faulthandler_timeout.
+        terminal: descriptor of the controlling terminal, -1 without one.
+        foreground: test processes read from the terminal all the time (``-s``), not only at a prompt.
+        measured: coverage, if any is measured.
+    """
+
+    crash: CrashFile
+    refusals: Refusals
+    timer: FaultTimer
+    terminal: int
+    foreground: bool
+    measured: Measured | None = None
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Outside:
+        terminal = _controlling_terminal()
+        foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
+        return cls(CrashFile(), Refusals(), FaultTimer(*private.faulthandler_settings(config)), terminal, foreground)
+
+    def close(self) -> None:
+        self.crash.close()
+        self.refusals.close()
+        if self.terminal >= 0:
+            os.close(self.terminal)
+
+
+class _TimedOut(Exception):  # noqa: N818 - not an error of anybody's
+    """`spec.timeout` is over."""
+
+
+@dataclass(slots=True)
+class _Process:
+    """The test process as seen from here; `status` is its wait status once it is reaped."""
+
+    pid: int
+    pidfd: int
+    channel: int
+    inbox: Inbox
+    poll: Any = field(default_factory=select.poll)
+    ended: bool = False
+    status: int | None = None
+
+
+class Attempt:
+    """One test process.
+
+    Args:
+        item: the test.
+        spec: after weakening.
+        box: the sandbox; it is released with the attempt.
+        relays: what the test process carries over.
+        setup_seconds: what getting the sandbox took.
+    """
+
+    def __init__(
+        self, item: pytest.Item, spec: Spec, box: Sandbox, outside: Outside, relays: dict[str, Relay], setup_seconds: float
+    ) -> None:
+        self.item = item
+        self.spec = spec
+        self.given: dict[str, Given] = {}
+        self.imports: Sequence[Any] = ()
+        self.usage = Usage()
+        self.verdict: Verdict | None = None
+        self.stack = ""
+        self._box = box
+        self._outside = outside
+        self._relays = relays
+        self._setup_seconds = setup_seconds
+        self._phase: Phase = "setup"
+        self._process: _Process | None = None
+        self._started = self._stopped = 0.0
+        self._deadline: float | None = None
+        self._events: Events | None = None
+        self._has_terminal = False
+
+    # --- the fork ---
+
+    def fork(self, hooks: object) -> Child | None:
+        """Fork the pytest process into the sandbox: the child's side in the child, None in the parent.
+
+        Args:
+            hooks: the plugin whose pytest_runtest_logreport is the child's relay.
+
+        Raises:
+            SetupError, SandboxGone: there is no test process.
+        """
+        outside = self._outside
+        outside.crash.clear()
+        outside.refusals.clear()
+        outside.timer.stop()
+        private.flush(self.item.config)
+        ours, theirs = pair()
+        begun = time.perf_counter()
+        # What a signal handler raises must not fall between the fork and the notice of it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = self._box.fork(lambda error: send(theirs, encode({"kind": "refused", "error": error.to_json()})[0]))
+        except BaseException:
+            os.close(ours)
+            os.close(theirs)
+            self._box.release()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        if pid == 0:
+            os.close(ours)
+            child = self._child(theirs, hooks)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return child
+        os.close(theirs)
+        self._attach(pid, ours)
+        self._started = time.perf_counter()
+        self._setup_seconds += self._started - begun
+        self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return None
+
+    def _child(self, channel: int, hooks: object) -> Child:
+        outside = self._outside
+        outside.crash.enable()
+        outside.timer.start()
+        if blocks(self.spec):
+            outside.refusals.install()
+        child = Child(
+            self.item,
+            Line(channel),
+            self._relays,
+            outside.measured,
+            spec=self.spec,
+            terminal=outside.terminal,
+        )
+        if outside.foreground:
+            take_terminal(outside.terminal)
+        child.settle(hooks)
+        return child
+
+    def _attach(self, pid: int, channel: int) -> None:
+        process = _Process(pid, os.pidfd_open(pid), channel, Inbox(channel))
+        process.poll.register(channel, select.POLLIN)
+        process.poll.register(process.pidfd, select.POLLIN)
+        self._process = process
+        self._has_terminal = self._outside.foreground
+
+    # --- the phases ---
+
+    def wait(self) -> None:
+        """Until the report of the running phase is there. Raises what is the phase's result instead of a report."""
+        __tracebackhide__ = True
+        try:
+            while (process := self._process) is not None:
+                frame = self._frame(process)
+                if frame is None:
+                    self._end()
+                    self._fail()
+                elif self._took(frame):
+                    return
+        except _TimedOut:
+            self._time_out()
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            if self._process is not None:
+                self._interrupt(self._process)
+            raise
+        except BaseException as error:
+            if self._process is not None:
+                self.stack = self._outside.crash.dump(self._process.pidfd)
+                self._kill(self._process)
+            if isinstance(error, pytest.fail.Exception):
+                error.pytrace = False  # its frames are those of this loop; the test's are in a section
+            raise
+
+    def call(self) -> None:
+        """In place of `item.runtest`."""
+        __tracebackhide__ = True
+        self._go("call")
+        self.wait()
+
+    def tear_down(self) -> None:
+        """The item's first finalizer."""
+        __tracebackhide__ = True
+        if self._process is None:
+            return
+        self._go("teardown")
+        self.wait()
+        if self._process is not None:
+            self._reap(self._process)
+            self._end()
+        if self.verdict is not None and self.verdict.leak_fails and self.verdict.leak:
+            raise pytest.fail.Exception(self.verdict.leak.text(), pytrace=False)
+
+    def sections(self) -> list[tuple[str, str]]:
+        """What a failing report says beside its failure."""
+        events = self._events if self._events is not None else self._box.events()
+        verdict = self.verdict or judge(Ending(None, self._phase, self.spec, events, self._box.usage()))
+        found = [(finding.title, finding.text()) for finding in verdict.findings if finding not in (verdict.cause, verdict.leak)]
+        if verdict.leak and not verdict.leak_fails:
+            found.append((verdict.leak.title, verdict.leak.text()))
+        if refused := self._outside.refusals.section(self.spec, events.refused_packets):
+            found.append(refused)
+        if self.stack:
+            found.append(("isolate: stack of the test process", self.stack))
+            self.stack = ""
+        return found
+
+    def _go(self, phase: Phase) -> None:
+        self._phase = phase
+        self._answer({})
+
+    def _answer(self, frame: Frame) -> None:
+        session = self.item.session
+        if self._process is not None:
+            with suppress(OSError):  # it is dead, which waiting will find
+                send(self._process.channel, encode({"stops": (session.shouldstop, session.shouldfail), **frame})[0])
+
+    # --- what comes from the test process ---
+
+    def _frame(self, process: _Process) -> Frame | None:
+        """The next one; None once the process is dead and has left none. Raises TimedOut."""
+        while True:
+            try:
+                frame = process.inbox.next()
+            except ValueError:
+                self._kill(process)
+                raise pytest.fail.Exception("something else than reports came from the test process", pytrace=False) from None
+            if frame is not None:
+                return frame
+            if process.ended:
+                return None
+            left = None if self._deadline is None else max(0.0, self._deadline - time.perf_counter()) * 1000
+            ready = process.poll.poll(left)
+            if not ready:
+                raise _TimedOut
+            for fd, _ in ready:
+                if fd == process.pidfd:
+                    process.ended = True
+                    process.inbox.drain()
+                elif not process.inbox.drain():
+                    process.poll.unregister(fd)  # closed by the test; its end will tell
+
+    def _took(self, frame: Frame) -> bool:
+        """Act on one frame; whether it was the phase's report."""
+        config = self.item.config
+        for name, changes in frame.get("relays", {}).items():
+            self._relays[name].apply(changes)
+        if (collected := frame.get("coverage")) and self._outside.measured is not None:
+            self._outside.measured.merge(collected)
+        match frame["kind"]:
+            case "report":
+                report = config.hook.pytest_report_from_serializable(config=config, data=frame["report"])
+                self.given[frame["when"]] = Given(report, frame.get("error"))
+                self.imports = frame.get("imports", ())
+                return True
+            case "extra":
+                report = config.hook.pytest_report_from_serializable(config=config, data=frame["report"])
+                with private.without_capture(config):
+                    self.item.ihook.pytest_runtest_logreport(report=report)
+                self._answer({})
+            case "usage":
+                self._answer({"usage": self._box.usage().to_json()})
+            case "prompt":
+                self._deadline = None
+                self._has_terminal = True
+                config.hook.pytest_enter_pdb(config=config, pdb=None)
+            case "coverage":
+                pass
+            case _:
+                self._left(frame)
+        return False
+
+    def _left(self, frame: Frame) -> NoReturn:
+        """The test process ended by something else than its last report."""
+        assert self._process is not None
+        self._reap(self._process)
+        self._end()
+        match frame["kind"]:
+            case "exit":
+                raise pytest.exit.Exception(frame["reason"], frame["status"])
+            case "interrupt":
+                raise KeyboardInterrupt(frame["at"])
+            case "refused":
+                raise pytest.fail.Exception(str(error_from_json(frame["error"])), pytrace=False)
+            case _:
+                raise pytest.fail.Exception(f"pytest's own part failed in the test process:\n{frame.get('trace', '')}", pytrace=False)
+
+    # --- the end ---
+
+    def _interrupt(self, process: _Process) -> None:
+        """Let the test see the interrupt as well and tear down, for a moment."""
+        self._deadline = time.perf_counter() + _GRACE
+        try:
+            os.kill(process.pid, signal.SIGINT)
+            while (frame := self._frame(process)) is not None:
+                if frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
+                    os.kill(process.pid, signal.SIGINT)
+                elif frame["kind"] in ("interrupt", "exit", "escaped"):
+                    frame["kind"] = "coverage"
+                    self._took(frame)
+        except (_TimedOut, KeyboardInterrupt, pytest.fail.Exception):
+            pass
+        if self._process is not None:
+            self._kill(process)
+
+    def _time_out(self) -> NoReturn:
+        __tracebackhide__ = True
+        process = self._process
+        assert process is not None
+        stack = self._outside.crash.dump(process.pidfd)
+        running = self._box.processes()
+        self._kill(process, stack=stack, running=running)
+        self._fail()
+
+    def _fail(self) -> NoReturn:
+        __tracebackhide__ = True
+        assert self.verdict is not None
+        text = self.verdict.cause.text() if self.verdict.cause else "the test process is gone"
+        raise pytest.fail.Exception(text, pytrace=False)
+
+    def _kill(self, process: _Process, *, stack: str | None = None, running: Sequence[ProcessInfo] = ()) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+        self._reap(process)
+        self._end(stack=stack, running=running, killed=True)
+
+    def _reap(self, process: _Process) -> None:
+        """Wait for the process itself. Until then its zombie keeps the sandbox's init from dying (pid_namespaces(7))."""
+        if process.status is None:
+            _, process.status = os.waitpid(process.pid, 0)
+            self._stopped = time.perf_counter()
+            os.close(process.pidfd)
+            os.close(process.channel)
+            if self._has_terminal:
+                take_terminal(self._outside.terminal)
+
+    def _end(self, *, stack: str | None = None, running: Sequence[ProcessInfo] = (), killed: bool = False) -> None:
+        """Judge what came of it and give the sandbox back."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._reap(process)
+        box = self._box
+        left = () if killed else box.processes()
+        usage = box.usage()
+        self._events = events = box.events()
+        status = process.status
+        missing = not killed and self._phase not in self.given
+        gone = ""
+        if missing and status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and _dies(box):
+            gone = "its init was killed, or the builder that held it"
+        released = time.perf_counter()
+        box.release()
+        self._setup_seconds += time.perf_counter() - released
+        self.usage = replace(
+            usage,
+            wall_seconds=self._stopped - self._started,
+            setup_seconds=self._setup_seconds,
+            oom_kills=usage.oom_kills if usage.oom_kills is not None else None,
+            leaked_processes=len(left),
+        )
+        self.verdict = judge(
+            Ending(
+                status if missing else None,
+                self._phase,
+                self.spec,
+                events,
+                self.usage,
+                timed_out=stack is not None,
+                stack=stack if stack is not None else self._outside.crash.read() if missing else "",
+                pid=process.pid,
+                running=running,
+                left=left,
+                gone=gone,
+            )
+        )
+
+
+def _dies(box: Sandbox) -> bool:
+    deadline = time.monotonic() + _INIT_END
+    while box.alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _controlling_terminal() -> int:
+    """A descriptor of it, -1 where there is none or another process group has it (a job in the background)."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return -1
+    with suppress(OSError):
+        if os.tcgetpgrp(fd) == os.getpgrp():
+            return fd
+    os.close(fd)
+    return -1

@@ -1,0 +1,214 @@
+"""The test process: pytest's hook stack goes on in it after the fork, and its reports go to the pytest process.
+
+It does what pytest would do with one item, phase by phase, and waits after each report until the pytest
+process has logged it. It never returns to pytest's main loop: with the last frame, or with whatever escapes
+from the item's protocol, it ends by `os._exit`, so that no exit handler of the pytest process runs twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import traceback
+from typing import Any, Final, NoReturn
+
+import pytest
+
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.model.usage import Usage
+from pytest_isolate.plugin import private, wide
+from pytest_isolate.plugin.likeness import described
+from pytest_isolate.plugin.measured import Measured
+from pytest_isolate.plugin.preload import ImportTimer
+from pytest_isolate.plugin.relay import Random, Relay, Stops
+from pytest_isolate.plugin.wire import Frame, Line, encode
+
+__all__ = ["EXIT_UNREPORTED", "Child"]
+
+_leave: Final = os._exit
+"""os._exit as it was before any test, or this module, put something in its place."""
+
+EXIT_UNREPORTED: Final = 71
+"""Exit status of a test process that could not send its report: the pytest process is gone, or the test closed the channel."""
+
+
+class Child:
+    """This side of one attempt, in the test process.
+
+    Args:
+        item: the test.
+        line: to the pytest process.
+        relays: what to carry over, made before the fork.
+        measured: coverage, or None.
+        spec: what the sandbox was asked to be.
+        terminal: descriptor of the controlling terminal to take when a prompt needs it; -1 for none.
+    """
+
+    def __init__(
+        self, item: pytest.Item, line: Line, relays: dict[str, Relay], measured: Measured | None, *, spec: Spec, terminal: int
+    ) -> None:
+        self.item = item
+        self._line = line
+        self._relays = relays
+        self._measured = measured
+        self.spec = spec
+        self._terminal = terminal
+        self._imports = ImportTimer()
+        self._phase_report: pytest.TestReport | None = None
+        self._running = True  # forked in the middle of the set-up phase
+        self._setup_show = bool(getattr(item.config.option, "setupshow", False))
+
+    def settle(self, hooks: object) -> None:
+        """Make this copy of the pytest process the test's own. `hooks` is the plugin whose logreport is the relay."""
+        gc.freeze()  # the collector no longer touches, and so copies, the pages of what was made before the fork
+        private.only_logreport(self.item.config, hooks)
+        private.drop_finalizers(self.item)
+        private.tear_down_everything(self.item.session)
+        for relay in self._relays.values():
+            if isinstance(relay, Random):
+                relay.start()
+        if self._measured is not None:
+            self._measured.start()
+            self._wrap_exit()
+        if self.spec.fixtures == "inside":
+            wide.forget(self.item.session)
+        self._imports.install()
+
+    # --- pytest's hooks, called by the protocol ---
+
+    def enter(self) -> None:
+        """A phase's hooks start to run."""
+        self._running = True
+        if self._setup_show:
+            self.item.config.option.setupshow = True
+
+    def leave(self) -> None:
+        self._running = False
+
+    def made_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """After pytest_runtest_makereport: send the phase's report and wait until it is logged; one of a subtest passes."""
+        if self._running:
+            return
+        self._phase_report = report
+        last = call.when == "teardown"
+        if last and private.interactive(call, report):  # there is no later moment
+            self.item.ihook.pytest_exception_interact(node=self.item, call=call, report=report)
+        frame = self._report_frame("report", report)
+        if call.excinfo is not None:
+            frame["error"] = described(call.excinfo.value)
+        if last:
+            frame["imports"] = self._imports.measured()
+            if self._measured is not None:
+                frame["coverage"] = self._measured.collected()
+        private.flush(self.item.config)
+        self._send(frame)
+        if last:
+            _leave(0)
+        self._take_turn()
+        if self._setup_show:  # the pytest process has shown the item's line
+            self.item.config.option.setupshow = False
+
+    def log_report(self, report: pytest.TestReport) -> None:
+        """pytest_runtest_logreport: those of phases have been sent; others are subtests', to be logged at once."""
+        if report is self._phase_report:
+            return
+        private.flush(self.item.config)
+        self._send(self._report_frame("extra", report))
+        self._take_turn()
+
+    def escaped(self, error: BaseException | None) -> NoReturn:
+        """Whatever leaves the item's protocol: KeyboardInterrupt, pytest.exit, an error in a hook."""
+        frame: Frame = {"kind": "escaped", "error": described(error) if error else None}
+        if isinstance(error, pytest.exit.Exception):
+            frame |= {"kind": "exit", "reason": error.msg, "status": error.returncode}
+        elif isinstance(error, KeyboardInterrupt):
+            frame |= {"kind": "interrupt", "at": _place(error)}
+        elif error is not None:
+            frame["trace"] = "".join(traceback.format_exception(error))
+        # As pytest does at the end of an interrupted session.
+        with contextlib.suppress(BaseException):
+            self.item.session._setupstate.teardown_exact(None)
+        frame["relays"] = self._changes()
+        if self._measured is not None:
+            frame["coverage"] = self._measured.collected()
+        private.flush(self.item.config)
+        self._send(frame)
+        _leave(0)
+
+    # --- what tests and plugins inside ask for ---
+
+    def usage(self) -> Usage:
+        """What the sandbox has used so far; the pytest process reads it."""
+        return Usage.from_json(self._line.ask({"kind": "usage"})["usage"])
+
+    def prompt(self) -> None:
+        """A debugger is about to read from the terminal."""
+        self._send({"kind": "prompt"})
+        take_terminal(self._terminal)
+
+    # --- sending ---
+
+    def _report_frame(self, kind: str, report: pytest.TestReport) -> Frame:
+        config = self.item.config
+        data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        return {"kind": kind, "when": report.when, "report": data, "relays": self._changes()}
+
+    def _changes(self) -> dict[str, Any]:
+        return {name: changes for name, relay in self._relays.items() if (changes := relay.changes()) is not None}
+
+    def _send(self, frame: Frame) -> None:
+        if not self._line.mine():
+            # A process that the test forked came back up the stack. In plain pytest it would go on to run the rest
+            # of the session; nobody waits for it here.
+            _leave(EXIT_UNREPORTED)
+        data, notes = encode(frame)
+        if notes and isinstance(frame.get("report"), dict):
+            frame["report"]["sections"] = [*frame["report"]["sections"], ("isolate: report", "\n".join(notes))]
+            data, _ = encode(frame)
+        try:
+            self._line.send_encoded(data)
+        except OSError:
+            _leave(EXIT_UNREPORTED)
+
+    def _take_turn(self) -> None:
+        """Wait until the pytest process says so; take over what logging the report decided (-x, --maxfail)."""
+        try:
+            answer = self._line.receive()
+        except (EOFError, OSError):
+            _leave(EXIT_UNREPORTED)
+        stops = self._relays["stops"]
+        stops.apply(answer["stops"])
+        assert isinstance(stops, Stops)
+        stops.known()
+
+    def _wrap_exit(self) -> None:
+        """A test that ends by os._exit has run lines, too."""
+        measured, line = self._measured, self._line
+
+        def leave_measured(status: int) -> NoReturn:
+            if measured is not None and line.mine():
+                with contextlib.suppress(Exception):
+                    line.send({"kind": "coverage", "coverage": measured.collected()})
+            _leave(status)
+
+        os._exit = leave_measured
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def take_terminal(fd: int) -> None:
+    """Make the caller's process group the terminal's foreground group; without it, reading stops the process (SIGTTIN)."""
+    if fd < 0:
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+    try:
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(fd, os.getpgrp())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

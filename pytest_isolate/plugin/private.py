@@ -1,0 +1,273 @@
+"""Every touch of what pytest and the standard library don't document, each with the reason.
+
+pytest has no public way to move one item's life into another process, so its own plugins' state is read here
+and nowhere else. All of it was read in pytest 8.4 and 9.2; what exists in one of them only is looked up by
+name and may be absent.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.compat import NOTSET
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+from _pytest.fixtures import SubRequest
+from _pytest.junitxml import xml_key
+from _pytest.runner import check_interactive_exception
+from _pytest.unittest import TestCaseFunction
+
+try:
+    from _pytest.subtests import failed_subtests_key
+except ImportError:  # pytest 8: subtests are a plugin, which counts nothing
+    failed_subtests_key = None  # type: ignore[assignment]
+
+__all__ = [
+    "all_fixtures",
+    "basetemp",
+    "cache_directory",
+    "captured_sections",
+    "drop_finalizers",
+    "failed_subtests",
+    "faulthandler_settings",
+    "finalizers",
+    "flush",
+    "forget_instance",
+    "ini_names",
+    "interactive",
+    "junit",
+    "junit_attributes",
+    "only_logreport",
+    "recorded_warnings",
+    "restore_terminal",
+    "set_failed_subtests",
+    "set_up_overridden",
+    "skip_at_item",
+    "stream_encoding",
+    "tear_down_everything",
+    "terminal_state",
+    "without_capture",
+]
+
+Finalizer = Callable[[], object]
+
+
+# --- fixtures and the set-up stack --------------------------------------------------------------------------------
+
+
+def set_up_overridden(request: Any, name: str, definitions: Sequence[pytest.FixtureDef[Any]], level: int) -> None:
+    """Set up the fixture `level` overrides below the innermost one of its name.
+
+    pytest picks the definition by counting how often the name occurs in the chain of sub-requests, so the chain
+    that the overrides would build is built, without running them. The result must then be taken out of the
+    item's own table again, or the item would get it in place of the override's.
+    """
+    sub = request
+    for definition in reversed(definitions[-level:]):
+        sub = SubRequest(sub, definition._scope, NOTSET, 0, definition, _ispytest=True)
+    sub._get_active_fixturedef(name)
+    request._fixture_defs.pop(name, None)
+
+
+def all_fixtures(session: pytest.Session) -> Iterator[pytest.FixtureDef[Any]]:
+    """Every definition that the session knows; only pytest's fixture manager lists them."""
+    for definitions in list(session._fixturemanager._arg2fixturedefs.values()):
+        yield from definitions
+
+
+def finalizers(definition: pytest.FixtureDef[Any]) -> list[Finalizer]:
+    return definition._finalizers
+
+
+def drop_finalizers(item: pytest.Item) -> None:
+    """In the child: what the pytest process will tear down is not torn down here; the item's own teardown() is."""
+    stack = item.session._setupstate.stack
+    for node, (_, error) in list(stack.items()):
+        stack[node] = ([node.teardown] if node is item else [], error)
+
+
+def tear_down_everything(session: pytest.Session) -> None:
+    """In the child: every teardown is the last one, as there is no next item here.
+
+    So wide fixtures that were first asked for inside are torn down together with the item, and pytest itself
+    groups what they raise.
+    """
+    state = session._setupstate
+    tear_down = state.teardown_exact
+    state.teardown_exact = lambda nextitem: tear_down(None)  # type: ignore[method-assign]  # noqa: ARG005
+
+
+def forget_instance(item: pytest.Item) -> None:
+    """In the parent, in place of the item's teardown(): drop the instance that `TestCaseFunction` keeps."""
+    if isinstance(item, TestCaseFunction):
+        item._obj = None
+        item.__dict__.pop("_instance", None)
+
+
+def skip_at_item(reason: str) -> BaseException:
+    """A skip that is reported at the test, as that of a mark is, and not at the line of the plugin that raised it."""
+    return pytest.skip.Exception(reason, _use_item_location=True)
+
+
+# --- reports ------------------------------------------------------------------------------------------------------
+
+
+def captured_sections(item: pytest.Item) -> list[tuple[str, str, str]]:
+    """(phase, name, text) of what was captured so far; reports are made from it."""
+    return item._report_sections
+
+
+def interactive(call: pytest.CallInfo[Any], report: pytest.TestReport) -> bool:
+    """Whether pytest would call pytest_exception_interact."""
+    return check_interactive_exception(call, report)
+
+
+def only_logreport(config: pytest.Config, plugin: object) -> None:
+    """In the child: `plugin` is the only one to be told of reports, for good.
+
+    Unregistering the others would take away their other hooks too, and pluggy's public subset_hook_caller gives
+    a caller that pytest doesn't call. Every proxy of the hook reads this list.
+    """
+    caller = config.hook.pytest_runtest_logreport
+    caller._hookimpls[:] = [implementation for implementation in caller._hookimpls if implementation.plugin is plugin]
+
+
+def failed_subtests(item: pytest.Item) -> int:
+    """pytest 9 fails a test that passed with failed subtests; it keeps their number in its stash."""
+    if failed_subtests_key is None:
+        return 0
+    counts = item.config.stash.get(failed_subtests_key, None)
+    return counts.get(_identity(item), 0) if counts else 0
+
+
+def set_failed_subtests(item: pytest.Item, number: int) -> None:
+    if failed_subtests_key is not None and (counts := item.config.stash.get(failed_subtests_key, None)) is not None:
+        counts[_identity(item)] = number
+
+
+def _identity(item: pytest.Item) -> Any:
+    """What pytest keys its tables by: an object since 9.2, the text before."""
+    return getattr(item, "id", item.nodeid)
+
+
+def junit(config: pytest.Config) -> Any:
+    """The writer behind --junit-xml, which record_testsuite_property and record_xml_attribute write to; None if not in use."""
+    return config.stash.get(xml_key, None)
+
+
+def junit_attributes(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """The XML attributes of the item's element, live."""
+    writer = junit(config)
+    attributes: dict[str, Any] = writer.node_reporter(_identity(item)).attrs
+    return attributes
+
+
+def recorded_warnings() -> list[warnings.WarningMessage] | None:
+    """The list that pytest's warnings plugin collects in, if called inside its wrapper; None with -p no:warnings.
+
+    ``catch_warnings(record=True)`` installs the `append` of that list. Taking the new entries from it in the child
+    and adding them to it in the parent leaves filters, de-duplication and reporting to Python and pytest.
+    """
+    show = getattr(warnings, "_showwarnmsg_impl", None)
+    records = getattr(show, "__self__", None)
+    return records if isinstance(records, list) else None
+
+
+# --- terminal and capturing ---------------------------------------------------------------------------------------
+
+
+def flush(config: pytest.Config) -> None:
+    """Before a fork and before os._exit: what is buffered is written once."""
+    for stream in (sys.stdout, sys.stderr, config.get_terminal_writer()._file):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # None, closed, or no file at all: nothing is lost that plain pytest would write
+            continue
+
+
+def without_capture(config: pytest.Config) -> AbstractContextManager[None]:
+    """Output of the plugin's process goes to the terminal, also while a test's output is captured."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    return capture.global_and_fixture_disabled() if capture else nullcontext()
+
+
+def stream_encoding(writer: Any) -> str:
+    """What the terminal can show; pytest's writer keeps its file private."""
+    return str(getattr(writer._file, "encoding", None) or "utf-8")
+
+
+def terminal_state(config: pytest.Config) -> list[Any]:
+    """Where the cursor of pytest's terminal writer is, and what live logging has announced: what they print inside
+    happens on the same terminal."""
+    live = _live_log(config)
+    return [
+        config.get_terminal_writer()._current_line,
+        *((live._first_record_emitted, live._section_name_shown, live._test_outcome_written) if live else ()),
+    ]
+
+
+def restore_terminal(config: pytest.Config, state: Sequence[Any]) -> None:
+    config.get_terminal_writer()._current_line = state[0]
+    if (live := _live_log(config)) and len(state) > 1:
+        live._first_record_emitted, live._section_name_shown, live._test_outcome_written = state[1:]
+
+
+def _live_log(config: pytest.Config) -> Any:
+    """The handler of live logging; None where it is off."""
+    plugin = config.pluginmanager.getplugin("logging-plugin")
+    handler = getattr(plugin, "log_cli_handler", None)
+    return handler if hasattr(handler, "_section_name_shown") else None
+
+
+def faulthandler_settings(config: pytest.Config) -> tuple[float, bool, int]:
+    """Seconds (0: off), whether to exit, and the descriptor, of pytest's faulthandler_timeout."""
+    if not config.pluginmanager.hasplugin("faulthandler"):
+        return 0.0, False, -1
+    leaves = "faulthandler_exit_on_timeout" in config._parser._inidict and bool(config.getini("faulthandler_exit_on_timeout"))
+    seconds = float(config.getini("faulthandler_timeout") or 0.0)
+    return seconds, leaves, config.stash.get(fault_handler_stderr_fd_key, -1)
+
+
+# --- configuration and places -------------------------------------------------------------------------------------------------------
+
+
+def basetemp(config: pytest.Config) -> Path | None:
+    """pytest's temporary base, made now: later every child would make, and clear, one of its own."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    return factory.getbasetemp() if factory else None
+
+
+def cache_directory(config: pytest.Config) -> Path | None:
+    """The directory of --cache-dir, made now; None without the cache plugin or where it can't be written."""
+    cache = getattr(config, "cache", None)
+    if cache is None:
+        return None
+    try:
+        cache._ensure_cache_dir_and_supporting_files()
+    except OSError:
+        return None
+    directory: Path = cache._cachedir
+    return directory
+
+
+# --- configuration ------------------------------------------------------------------------------------------------
+
+
+def ini_names(config: pytest.Config) -> list[str]:
+    """The keys that the configuration file (and ``-o``) gives, known or not.
+
+    `getini` takes known names only; `Config.inicfg`, public once, is deprecated since pytest 9.0 (`_inicfg` there).
+    """
+    given: Any = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    return [*given, *(text.partition("=")[0] for text in config.getoption("override_ini", None) or ())]
+
+
+def ini_names(config: pytest.Config) -> set[str]:
+    """Every key that the ini file and -o set, known or not; public getini() answers for one name only."""
+    given = getattr(config, "_inicfg", None)
+    return set(given if given is not None else config.inicfg)

@@ -1,0 +1,324 @@
+"""Where isolation meets pytest: the hooks that fork a test inside its own `item.setup()`.
+
+pytest's `runtestprotocol` stays in charge on both sides of the fork. In the pytest process `item.setup` sets
+up the wide fixtures, forks, and waits for the test process's set-up report; `item.runtest` and a finalizer of
+the item wait for the other two; an outermost wrapper of pytest_runtest_makereport hands them to pytest in
+place of its own. In the test process the same hook stack goes on, and `child.Child` sends what comes out of
+it. Replacing pytest_runtest_protocol instead, as other plugins do, loses reruns, subtests, timeouts,
+pytest.exit and the teardown of wide fixtures.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Generator
+from functools import partial
+from itertools import islice, repeat
+from typing import Any, Final
+
+import pytest
+
+from pytest_isolate.model.errors import SandboxGone, SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.plugin import private, reports, wide
+from pytest_isolate.plugin.attempt import Attempt, Outside
+from pytest_isolate.plugin.child import Child
+from pytest_isolate.plugin.fixtures import protocol_key
+from pytest_isolate.plugin.likeness import error_like
+from pytest_isolate.plugin.marks import spec_key
+from pytest_isolate.plugin.measured import Measured, current
+from pytest_isolate.plugin.preload import ATTRIBUTE
+from pytest_isolate.plugin.relay import relays
+from pytest_isolate.plugin.settings import Settings
+from pytest_isolate.plugin.supply import Supply
+from pytest_isolate.plugin.terminal import add_note
+from pytest_isolate.plugin.witness import Witness
+from pytest_isolate.report.record import TestRecord
+
+__all__ = ["Protocol", "register"]
+
+Steps = Generator[None, Any, Any]
+
+_PATCHED: Final = ("setup", "runtest", "teardown")
+_SIMILAR: Final = 2
+
+
+class Protocol:
+    """The plugin object; one per run.
+
+    Attributes:
+        child: this process's side of a test, in a test process; None in the pytest process.
+        attempt: the test process of the running item, if there is one.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, witness: Witness, *, threads: int) -> None:
+        self.child: Child | None = None
+        self.attempt: Attempt | None = None
+        self.observed: pytest.TestReport | None = None
+        self._config = config
+        self._supply = Supply(config, settings)
+        self._outside: Outside | None = None
+        self._witness = witness
+        self._measured: Measured | None = None
+        self._threads = threads
+        self._recorded: list[Any] | None = None
+        self._weakened: tuple[str, ...] = ()
+        self._failed = False
+        self._saved: dict[str, Any] = {}
+        self._order: list[pytest.Item] = []
+        self._places: dict[pytest.Item, int] = {}
+        self._cursor = -1
+
+    # --- the run ---
+
+    def start(self) -> None:
+        """Let the builder start, while pytest goes on collecting."""
+        self._supply.start()
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside of pytest-cov's, which saves what was measured
+    def pytest_runtestloop(self, session: pytest.Session) -> Steps:
+        if not hasattr(self._config, "workerinput"):  # xdist's workers get their items in another order
+            self._order = [item for item in session.items if spec_key in item.stash]
+            self._places = {item: place for place, item in enumerate(self._order)}
+        try:
+            return (yield)
+        finally:
+            if self._measured is not None:
+                self._measured.write()
+
+    def pytest_unconfigure(self) -> None:
+        self._supply.close()
+        if self._outside is not None:
+            self._outside.close()
+            self._outside = None
+
+    # --- one item ---
+
+    @pytest.hookimpl(wrapper=True, trylast=True)  # innermost: what escapes in the child meets no other wrapper
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Steps:
+        spec = item.stash.get(spec_key, None)
+        if spec is None or self._config.option.setupplan:
+            return (yield)
+        self._expect(item, spec, nextitem)
+        self._recorded = private.recorded_warnings()
+        self._failed = False
+        self._patch(item, spec)
+        try:
+            result = yield
+            if self.child is not None:
+                self.child.escaped(None)
+            return result
+        except BaseException as error:
+            if self.child is not None:
+                self.child.escaped(error)
+            raise
+        finally:
+            self._unpatch(item)
+            self.attempt = None
+
+    def _expect(self, item: pytest.Item, spec: Spec, nextitem: pytest.Item | None) -> None:
+        """Tell the builder what comes, unless it goes as it was told: a skip takes none, a rerun another one."""
+        place = self._places.get(item)
+        if place is None:
+            following = nextitem.stash.get(spec_key, None) if nextitem is not None else None
+            self._supply.expect([spec, *repeat(following, _SIMILAR)] if following else [spec])
+        elif place != self._cursor:
+            self._cursor = place
+            self._supply.expect(upcoming.stash[spec_key] for upcoming in islice(self._order, place, None))
+
+    def _patch(self, item: pytest.Item, spec: Spec) -> None:
+        own = vars(item)
+        self._saved = {name: own[name] for name in _PATCHED if name in own}
+        own["setup"] = partial(self._set_up, item, spec, item.setup)
+        own["runtest"] = self._call
+        own["teardown"] = partial(private.forget_instance, item)
+
+    def _unpatch(self, item: pytest.Item) -> None:
+        for name in _PATCHED:
+            vars(item).pop(name, None)
+        vars(item).update(self._saved)
+
+    def _set_up(self, item: pytest.Item, spec: Spec, original: Any) -> None:
+        """In place of `item.setup`; returns in both processes."""
+        __tracebackhide__ = True
+        if spec.fixtures == "shared":
+            wide.set_up(item)
+        begun = time.perf_counter()
+        obtained = self._supply.obtain(spec)
+        self._cursor += 1
+        self._weakened = obtained.weakened
+        outside = self._shared()
+        self._note_threads()
+        attempt = Attempt(
+            item, obtained.spec, obtained.box, outside, relays(item, self._recorded), time.perf_counter() - begun
+        )
+        self.attempt = attempt
+        # Added last, so run first: before class fixtures that a function without a class keeps on its item.
+        item.addfinalizer(attempt.tear_down)
+        try:
+            child = attempt.fork(self)
+        except (SetupError, SandboxGone) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        if child is None:
+            attempt.wait()
+            return
+        self.child = child
+        self._unpatch(item)
+        original()
+
+    def _call(self) -> None:
+        """In place of `item.runtest`."""
+        __tracebackhide__ = True
+        if self.attempt is not None:
+            self.attempt.call()
+
+    def _shared(self) -> Outside:
+        active = current()
+        if active is not None and (self._measured is None or not self._measured.is_same(active)):
+            self._measured = active
+        if self._outside is None:
+            self._outside = Outside.of(self._config)
+        self._outside.measured = self._measured
+        return self._outside
+
+    def _note_threads(self) -> None:
+        """A forked child has one thread. Python warns on each such fork; this says it once, and which."""
+        if threading.active_count() > self._threads:
+            own = {threading.main_thread(), threading.current_thread()}
+            names = ", ".join(sorted(thread.name for thread in threading.enumerate() if thread not in own))
+            add_note(self._config, f"threads of the pytest process that tests in sandboxes don't have: {names}")
+            self._threads = 1 << 30
+
+    # --- phases ---
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Steps:
+        __tracebackhide__ = True
+        try:
+            return (yield)
+        finally:
+            if self.child is not None:
+                self.child.leave()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self) -> Steps:
+        __tracebackhide__ = True
+        return (yield from self._phase())
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Steps:
+        __tracebackhide__ = True
+        return (yield from self._phase())
+
+    def _phase(self) -> Steps:
+        __tracebackhide__ = True
+        child = self.child
+        if child is None:
+            return (yield)
+        child.enter()
+        try:
+            return (yield)
+        finally:
+            child.leave()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Steps:
+        if self.child is not None:
+            report = yield
+            self.child.made_report(call, report)
+            return report
+        if self.attempt is None or self.attempt.item is not item:
+            return (yield)
+        return (yield from self._one_report(self.attempt, call))
+
+    def _one_report(self, attempt: Attempt, call: pytest.CallInfo[None]) -> Steps:
+        """The test process's report in place of pytest's. Inner wrappers meanwhile see a copy, and what it raised."""
+        given = attempt.given.pop(call.when, None)
+        raised = call.excinfo
+        last = call.when == "teardown"
+        added = last and reports.join_captured(attempt.item, call.when)
+        if given is not None and raised is None:
+            self.observed = _copied(given.report)
+            if given.error is not None:
+                call.excinfo = error_like(given.error)
+        try:
+            report: pytest.TestReport = yield
+        finally:
+            self.observed = None
+            call.excinfo = raised
+        if given is not None:
+            report = reports.one(given.report, report if raised is not None else None)
+            report.start, report.stop, report.duration = call.start, call.stop, call.duration
+        if added:
+            reports.set_captured(attempt.item, report)
+        if report.failed:
+            self._failed = True
+            report.sections += attempt.sections()
+            names = getattr(attempt.item, "fixturenames", ())
+            if held := self._witness.section(names, attempt.spec):
+                report.sections.append(held)
+        if last:
+            self._record(attempt, report)
+        return report
+
+    def _record(self, attempt: Attempt, report: pytest.TestReport) -> None:
+        """The figures, on the last report: JUnit XML, reportlog and xdist carry them."""
+        if attempt.verdict is None:
+            return
+        report.user_properties += attempt.usage.properties()
+        record = TestRecord(
+            attempt.item.nodeid,
+            attempt.usage,
+            attempt.spec,
+            attempt.verdict.problems(failed=self._failed),
+            self._weakened,
+        )
+        report.isolate = record.to_json()
+        if attempt.imports:
+            setattr(report, ATTRIBUTE, attempt.imports)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self.child is not None:
+            self.child.log_report(report)
+
+    def pytest_enter_pdb(self) -> None:
+        if self.child is not None:
+            self.child.prompt()
+
+
+class Observed:
+    """Gives the hooks of the pytest process the test process's report to look at, in place of one of an empty phase.
+
+    A plugin of its own, because one object can't have two implementations of one hook.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self) -> pytest.TestReport | None:
+        return self._protocol.observed
+
+
+def _copied(report: pytest.TestReport) -> pytest.TestReport:
+    """What inner wrappers change was changed in the test process already; it must not change twice."""
+    made = copy.copy(report)
+    made.sections = list(report.sections)
+    made.user_properties = list(report.user_properties)
+    return made
+
+
+def register(config: pytest.Config, settings: Settings, *, threads: int) -> None:
+    """To be called once, before the first test, when it is known that there will be an isolated one.
+
+    Args:
+        threads: how many threads are pytest's own.
+    """
+    witness = Witness()
+    protocol = config.stash[protocol_key] = Protocol(config, settings, witness, threads=threads)
+    protocol.start()
+    config.pluginmanager.register(witness, "isolate-witness")
+    config.pluginmanager.register(protocol, "isolate-protocol")
+    config.pluginmanager.register(Observed(protocol), "isolate-observed")

@@ -1,0 +1,123 @@
+"""Sandboxes for the coming tests: when the builder starts, what it is told to expect, what a refusal means.
+
+The pool is made once something is to be isolated, as early as that is known, so that the builder starts up
+while pytest collects. Fails closed: a test gets the sandbox it asked for, or, if the run says so, a named
+skip or a named weaker one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_isolate.model.errors import MissingCapability, SandboxGone, SetupError
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.plugin import private
+from pytest_isolate.plugin.settings import Settings
+from pytest_isolate.sandbox import Pool, Sandbox
+
+__all__ = ["Obtained", "Supply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Obtained:
+    """A sandbox, the spec it has, and a sentence on each thing that the machine couldn't give."""
+
+    box: Sandbox
+    spec: Spec
+    weakened: tuple[str, ...] = ()
+
+
+class Supply:
+    """The pool of one run."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._pool: Pool | None = None
+        self._emptied: list[str] = []
+
+    def start(self) -> Pool:
+        """The pool, its builder started."""
+        if self._pool is None:
+            self._pool = Pool(places=self._places(), cgroup=self._settings.cgroup)
+            self._pool.start()
+        return self._pool
+
+    def expect(self, specs: Iterable[Spec]) -> None:
+        self.start().expect(specs)
+
+    def obtain(self, spec: Spec) -> Obtained:
+        """A sandbox for `spec`.
+
+        Raises:
+            pytest.fail.Exception: none can be had; the text says which step failed and what helps.
+            pytest.skip.Exception: the machine lacks something, and the run skips such tests.
+        """
+        __tracebackhide__ = True
+        weakened: list[str] = []
+        while True:
+            try:
+                return Obtained(self._acquire(spec), spec, tuple(weakened))
+            except MissingCapability as error:
+                weaker = self._without(spec, error)
+                weakened.append(error.message)
+            except (SetupError, SandboxGone) as error:
+                raise pytest.fail.Exception(str(error), pytrace=False) from None
+            if weaker == spec:
+                raise pytest.fail.Exception(weakened[-1], pytrace=False) from None
+            spec = weaker
+
+    def _acquire(self, spec: Spec) -> Sandbox:
+        pool = self.start()
+        try:
+            return pool.acquire(spec)
+        except SandboxGone:  # the builder was killed between two tests
+            return pool.acquire(spec)
+
+    def _without(self, spec: Spec, error: MissingCapability) -> Spec:
+        __tracebackhide__ = True
+        missing = self._settings.missing
+        if missing == "skip":
+            raise private.skip_at_item(f"isolate: {error.message}")
+        if missing == "weaken" and error.keys:
+            return spec.without(error.keys)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+    def close(self) -> None:
+        """End everything that is left of the run."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        for path in self._emptied:
+            with suppress(OSError):  # the tests left something in it
+                os.rmdir(path)
+
+    def _places(self) -> list[str]:
+        """pytest's own directories, made now, so that each sandbox can have them read-write."""
+        found = []
+        if (base := private.basetemp(self._config)) is not None:
+            # Workers of xdist have their bases side by side, and suites share files between them there.
+            found.append(str(base.parent if hasattr(self._config, "workerinput") and base.name.startswith("popen-") else base))
+        if (cache := private.cache_directory(self._config)) is not None:
+            found.append(str(cache))
+        if (examples := self._hypothesis()) is not None:
+            found.append(examples)
+        return found
+
+    def _hypothesis(self) -> str | None:
+        """The directory of hypothesis's database, if hypothesis is there to use it."""
+        path = os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY") or os.path.join(os.getcwd(), ".hypothesis")
+        if os.path.isdir(path):
+            return path
+        if self._config.pluginmanager.hasplugin("hypothesispytest") or "hypothesis" in sys.modules:
+            with suppress(OSError):
+                os.mkdir(path)
+                self._emptied.append(path)
+                return path
+        return None

@@ -1,0 +1,57 @@
+"""Waits for the first test that is to be isolated, and only then loads what isolates it.
+
+The plugin is part of every pytest run where it is installed; the sandbox library and the protocol are not. The
+builder is started as soon as something is going to be isolated, so that it starts up while pytest collects.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pytest_isolate.plugin.marks import spec_key
+from pytest_isolate.plugin.settings import settings_key
+
+__all__ = ["register"]
+
+
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure`, after the settings are in the stash."""
+    settings = config.stash[settings_key]
+    if not settings.no_isolate and _runs_tests(config):
+        config.pluginmanager.register(Watch(config), "isolate-watch")
+
+
+def _runs_tests(config: pytest.Config) -> bool:
+    """Whether tests run in this process: not when only listing them, and not in xdist's controller."""
+    option = config.option
+    if option.collectonly or option.setupplan or option.isolate_plan:
+        return False
+    return hasattr(config, "workerinput") or getattr(option, "dist", "no") == "no"
+
+
+class Watch:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._threads = 0
+        self._waiting = True
+
+    def pytest_sessionstart(self) -> None:
+        self._threads = threading.active_count()  # pytest's and xdist's own are not the suite's
+        if self._config.stash[settings_key].isolate_all:
+            self._load()
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        if self._waiting and item.get_closest_marker("isolate"):
+            self._load()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._waiting and any(spec_key in item.stash for item in session.items):  # a marker that a hook added
+            self._load()
+
+    def _load(self) -> None:
+        from pytest_isolate.plugin import protocol
+
+        self._waiting = False
+        protocol.register(self._config, self._config.stash[settings_key], threads=self._threads)

@@ -1,0 +1,77 @@
+"""Fixtures wider than function scope: set up in the pytest process before the fork, in pytest's own order.
+
+`item.fixturenames` is the static closure, sorted by scope; asking for the wide ones in that order is what
+pytest itself does first. A wide fixture can hide behind a narrower override of the same name that requests
+it: pytest would set it up when the override runs, inside, once per test. Here it is asked for beforehand,
+through the chain of requests that the override would make.
+
+With ``fixtures="inside"`` nothing of this happens; the child forgets what earlier tests had set up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pytest
+
+from pytest_isolate.plugin import private
+
+__all__ = ["forget", "set_up"]
+
+_FUNCTION: Final = "function"
+Definitions = Sequence[pytest.FixtureDef[Any]]
+
+
+def set_up(item: pytest.Item) -> None:
+    """Set up what is wide in the item's closure; raises whatever the fixtures raise."""
+    request = getattr(item, "_request", None)
+    info = getattr(item, "_fixtureinfo", None)
+    if not request or info is None:  # a custom item without fixtures
+        return
+    known: Mapping[str, Definitions] = info.name2fixturedefs
+    values: dict[str, Any] = getattr(item, "funcargs", {})
+    hidden: list[tuple[str, int]] = []
+    for name in list(item.fixturenames):  # type: ignore[attr-defined] # of Function and DoctestItem; a fixture may extend it
+        definitions = known.get(name)
+        if not definitions:
+            continue
+        if definitions[-1].scope == _FUNCTION:
+            if len(definitions) > 1 and (level := _hidden_level(name, known)):
+                hidden.append((name, level))
+        elif name not in values:
+            values[name] = request.getfixturevalue(name)
+    for name, level in hidden:
+        private.set_up_overridden(request, name, known[name], level)
+
+
+def _hidden_level(name: str, known: Mapping[str, Definitions]) -> int:
+    """How many narrow overrides lie above the first wide fixture that they request; 0: none does."""
+    definitions = known[name]
+    for level in range(1, len(definitions)):
+        if not _requests(definitions[-level], name, known):
+            return 0
+        if definitions[-level - 1].scope != _FUNCTION:
+            return level
+    return 0
+
+
+def _requests(definition: pytest.FixtureDef[Any], name: str, known: Mapping[str, Definitions]) -> bool:
+    """Whether the fixture requests `name`, itself or through others."""
+    seen: set[str] = set()
+    waiting = list(definition.argnames)
+    while waiting:
+        wanted = waiting.pop()
+        if wanted == name:
+            return True
+        if wanted not in seen and (definitions := known.get(wanted)):
+            seen.add(wanted)
+            waiting += definitions[-1].argnames
+    return False
+
+
+def forget(session: pytest.Session) -> None:
+    """In the child: no fixture has been set up yet, whatever the pytest process did before the fork."""
+    for definition in private.all_fixtures(session):
+        definition.cached_result = None
+        private.finalizers(definition).clear()
