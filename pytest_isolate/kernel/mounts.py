@@ -164,6 +164,7 @@ class Mount:
         root: the directory (or file) of the file system that is mounted.
         point: where, seen from the reader's root.
         readonly: the mount or its file system is read-only.
+        flags: MS_NOSUID, MS_NODEV and MS_NOEXEC, as far as they are set.
         fstype: such as ``ext4``, ``fuse.sshfs``.
         source: the device, or what the file system says instead.
         options: of the file system itself (``rw,memory``).
@@ -175,9 +176,13 @@ class Mount:
     root: str
     point: str
     readonly: bool
+    flags: int
     fstype: str
     source: str
     options: tuple[str, ...]
+
+
+_FLAGS: Final = {b"nosuid": MS_NOSUID, b"nodev": MS_NODEV, b"noexec": MS_NOEXEC}
 
 
 def _unescape(field: bytes) -> str:
@@ -207,6 +212,7 @@ def _parse(line: bytes) -> Mount:
         device=fields[2].decode(),
         root=_unescape(fields[3]),
         point=_unescape(fields[4]),
+        flags=sum(number for name, number in _FLAGS.items() if name in flags),
         readonly=b"ro" in flags or "ro" in super_options,
         fstype=_unescape(fstype),
         source=_unescape(source),

@@ -14,6 +14,7 @@ from typing import Final
 
 from pytest_isolate.kernel.mounts import (
     MNT_DETACH,
+    MOUNT_ATTR_NODEV,
     MOUNT_ATTR_RDONLY,
     MS_BIND,
     MS_NODEV,
@@ -50,7 +51,7 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[s
     """
     captured = open_tree("/", recursive=True)
     try:
-        mount_setattr(captured, MOUNT_ATTR_RDONLY, recursive=True)
+        mount_setattr(captured, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, recursive=True)
         mount("tmpfs", workspace, "tmpfs", MS_NOSUID, "mode=755")
         os.chdir(workspace)
         for name in (HOST, ROOT, UPPER, DEVICES, CGROUPS, EMPTY):
@@ -148,7 +149,7 @@ def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], l
     taken, refused = [], []
     for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
         try:
-            Overlay(layer.lower, layer.path, number, options).apply(ROOT)
+            Overlay(layer.lower, layer.path, number, options, layer.flags).apply(ROOT)
         except SetupError as error:
             if layer.path == "/":
                 raise

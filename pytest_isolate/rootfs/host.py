@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mountinfo
+from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, Mount, mountinfo
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
@@ -49,7 +49,7 @@ from pytest_isolate.rootfs.survey import (
     OWN_TREES,
     READ_ONLY,
     Hierarchy,
-    Submount,
+    around,
     depth,
     hierarchies,
     submounts,
@@ -193,7 +193,9 @@ class HostRoot:
         writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
         gone = (*writable, *hidden)
         layers = [layer for layer in self.trees.layers if layer.path == "/" or not _covered(layer.path, gone)]
-        steps: list[Operation] = [Overlay(layer.lower, layer.path, number, self.options) for number, layer in enumerate(layers)]
+        steps: list[Operation] = [
+            Overlay(layer.lower, layer.path, number, self.options, layer.flags) for number, layer in enumerate(layers)
+        ]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
             for bound in self.trees.binds
@@ -262,7 +264,7 @@ def _directory(path: str) -> Directory:
 def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
     """A HostRoot from looking alone: every overlay is taken to work."""
     mounts = mountinfo()
-    wanted = user_trees(mounts, trees) if rootless else _submount_trees(submounts(mounts))
+    wanted = user_trees(mounts, trees) if rootless else _submount_trees(mounts)
     return HostRoot(
         workspace=workspace,
         rootless=rootless,
@@ -306,14 +308,15 @@ def _deepest(path: str, trees: Sequence[str]) -> int:
     return max((depth(tree) for tree in trees if within(path, tree)), default=-1)
 
 
-def _submount_trees(found: Sequence[Submount]) -> Trees:
+def _submount_trees(mounts: Sequence[Mount]) -> Trees:
     """Root: an overlay of ``/`` and of each writable submount, a read-only bind of the others."""
-    layers = [Layer("/", _directory("/"), HOST)]
+    root = around("/", mounts)
+    layers = [Layer("/", _directory("/"), HOST, root.flags if root else 0)]
     binds = []
-    for submount in found:
+    for submount in submounts(mounts):
         if submount.directory and not submount.readonly:
             directory = Directory(submount.mode, submount.uid, submount.gid)
-            layers.append(Layer(submount.point, directory, HOST + submount.point))
+            layers.append(Layer(submount.point, directory, HOST + submount.point, submount.flags))
         else:
             binds.append(Bound(submount.point))
     return Trees(tuple(layers), tuple(binds))

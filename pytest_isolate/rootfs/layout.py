@@ -24,11 +24,13 @@ class Layer:
         path: where, on the host and inside.
         directory: what its upper's root directory must look like.
         lower: what the overlay covers, seen from the workspace.
+        flags: the mount's own on the host (MS_NOEXEC, MS_NOSUID).
     """
 
     path: str
     directory: Directory
     lower: str
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)

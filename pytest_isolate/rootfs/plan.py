@@ -164,7 +164,10 @@ class Upper(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Overlay(Operation):
-    """`lower` with the writable layer's directory `number` over it."""
+    """`lower` with the writable layer's directory `number` over it.
+
+    Never with devices: the sandbox has a /dev of its own, and a node of a disk may lie anywhere on a host.
+    """
 
     step: ClassVar[str] = "mount overlay"
     lower: str
@@ -181,7 +184,7 @@ class Overlay(Operation):
             f"lowerdir={escape_overlay(self.lower)},upperdir={UPPER}/{self.number},"
             f"workdir={UPPER}/{WORK}{self.number},{self.options}"
         )
-        mount("overlay", root + self.target, "overlay", self.flags, data)
+        mount("overlay", root + self.target, "overlay", self.flags | MS_NODEV, data)
 
     def hint(self, number: int) -> str:
         if number == errno.EINVAL:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_isolate.kernel.mounts import Mount
 
-__all__ = ["MASKED", "READ_ONLY", "Hierarchy", "Submount", "depth", "hierarchies", "submounts", "within"]
+__all__ = ["MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts", "within"]
 
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 
@@ -58,6 +58,18 @@ def within(path: str, tree: str) -> bool:
     return tree in ("/", path) or path.startswith(tree + "/")
 
 
+def around(path: str, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount that `path` lies on, as path resolution finds it: what another mount covers is passed by."""
+    ids = {mount.id for mount in mounts}
+    found = next((mount for mount in mounts if mount.parent not in ids or mount.parent == mount.id), None)
+    while found:
+        children = [mount for mount in mounts if mount.parent == found.id != mount.id and within(path, mount.point)]
+        if not children:
+            break
+        found = min(children, key=lambda mount: depth(mount.point))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Submount:
     """A mount of the host below ``/`` that a sandbox gets back.
@@ -66,12 +78,14 @@ class Submount:
         point: its path.
         directory: False for a single file bound over another (as a container's /etc/hosts).
         readonly: on the host too.
+        flags: MS_NOSUID, MS_NODEV, MS_NOEXEC on the host.
         mode, uid, gid: of its root directory, as the caller's user namespace sees them.
     """
 
     point: str
     directory: bool
     readonly: bool
+    flags: int
     mode: int
     uid: int
     gid: int
@@ -109,7 +123,7 @@ def submounts(mounts: Iterable[Mount]) -> tuple[Submount, ...]:
             os.close(fd)
         is_directory = stat.S_ISDIR(status.st_mode)
         mode = stat.S_IMODE(status.st_mode)
-        found.append(Submount(mount.point, is_directory, mount.readonly, mode, status.st_uid, status.st_gid))
+        found.append(Submount(mount.point, is_directory, mount.readonly, mount.flags, mode, status.st_uid, status.st_gid))
     return tuple(sorted(found, key=lambda submount: depth(submount.point)))
 
 

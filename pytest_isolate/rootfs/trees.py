@@ -17,7 +17,7 @@ from typing import Final
 from pytest_isolate.kernel.mounts import Mount
 from pytest_isolate.rootfs.layout import HOST, SKELETONS, Bound, Layer, Skeleton, Trees
 from pytest_isolate.rootfs.plan import Directory
-from pytest_isolate.rootfs.survey import KERNEL_TYPES, OWN_TREES, within
+from pytest_isolate.rootfs.survey import KERNEL_TYPES, OWN_TREES, around, within
 
 __all__ = ["make_skeletons", "user_trees"]
 
@@ -32,7 +32,8 @@ def user_trees(mounts: Sequence[Mount], trees: Sequence[str]) -> Trees:
     """Decide for those of `trees` that exist, can be entered and aren't inside another one. Mounts nothing."""
     found = _Finding(mounts)
     for tree in _outermost(trees):
-        if found.is_readonly(tree):
+        mount = around(tree, mounts)
+        if mount and mount.readonly:
             found.notes.append(f"{tree} is read-only inside, as on the host")
         else:
             found.cover(tree)
@@ -55,10 +56,6 @@ class _Finding:
     skeletons: list[Skeleton] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def is_readonly(self, path: str) -> bool:
-        around = [mount for mount in reversed(self.mounts) if within(path, mount.point)]
-        return bool(around) and max(around, key=lambda mount: len(mount.point)).readonly
-
     def cover(self, path: str) -> None:
         """An overlay of `path`, or of a skeleton and what is in it."""
         try:
@@ -69,11 +66,13 @@ class _Finding:
             self.binds.append(Bound(path, recursive=True))
             return
         directory = Directory(stat.S_IMODE(status.st_mode))
+        mount = around(path, self.mounts)
+        flags = mount.flags if mount else 0
         if entries is None:
-            self.layers.append(Layer(path, directory, HOST + path))
+            self.layers.append(Layer(path, directory, HOST + path, flags))
             return
         name = f"{SKELETONS}/{len(self.skeletons)}"
-        self.layers.append(Layer(path, directory, name))
+        self.layers.append(Layer(path, directory, name, flags))
         self.notes.append(f"{path} has mounts below it: its larger files are read-only, its directories can't be renamed")
         # Reserve the place: what is found below comes after.
         place = len(self.skeletons)
@@ -81,7 +80,8 @@ class _Finding:
         self.skeletons[place] = Skeleton(path, name, *self._outline(entries))
 
     def _split(self, path: str) -> bool:
-        return any(mount.point != path and within(mount.point, path) for mount in self.mounts)
+        on = around(path, self.mounts)
+        return any(on and mount.parent == on.id and mount.point != path and within(mount.point, path) for mount in self.mounts)
 
     def _outline(self, entries: list[os.DirEntry[str]]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         directories, copies, points = [], [], []
@@ -101,7 +101,8 @@ class _Finding:
         return tuple(directories), tuple(copies), tuple(points)
 
     def _mounted(self, path: str) -> Mount | None:
-        return next((mount for mount in reversed(self.mounts) if mount.point == path), None)
+        mount = around(path, self.mounts)
+        return mount if mount and mount.point == path else None
 
     def _directory(self, path: str) -> None:
         mount = self._mounted(path)

@@ -563,6 +563,43 @@ def test_file_system_that_takes_no_overlay_is_bound_read_only_and_said_so() -> N
 
 
 @root_only
+def test_device_nodes_of_the_hosts_tree_do_not_open(user: int | None) -> None:
+    """A disk's node may lie in a chroot somewhere; as null and mem it lies here in each kind of mount."""
+    host = """
+    import os, stat
+    from pytest_isolate.kernel.mounts import MS_RDONLY, mount
+    mount("tmpfs", "/mnt", "tmpfs", 0, "mode=1777")
+    mount("tmpfs", "/media", "tmpfs")
+    mount("tmpfs", "/srv", "tmpfs")
+    for place in ("/mnt", "/media", "/srv"):
+        os.mknod(place + "/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.chmod(place + "/null", 0o666)
+    mount("", "/media", "", 32 | MS_RDONLY)
+    """
+    code = TRY + 'result = [attempt(opened, place + "/null") for place in ("/mnt", "/media", "/srv", "/dev")]'
+    inside = run_inside(code, user=user, trees=("/mnt",), host=host)
+    assert inside.result == [errno.EACCES, errno.EACCES, errno.EACCES, 0]
+
+
+@root_only
+def test_noexec_of_a_submount_holds_inside(user: int | None) -> None:
+    host = """
+    import os, shutil
+    from pytest_isolate.kernel.mounts import MS_NOEXEC, mount
+    mount("tmpfs", "/mnt", "tmpfs", MS_NOEXEC, "mode=1777")
+    shutil.copy("/bin/true", "/mnt/true")
+    """
+    code = """
+    import shutil, subprocess
+    try:
+        result = subprocess.run("/mnt/true").returncode
+    except PermissionError as error:
+        result = error.errno
+    """
+    assert run_inside(code, user=user, trees=("/mnt",), host=host).result == errno.EACCES
+
+
+@root_only
 def test_hundred_submounts_work() -> None:
     host = """
     import os

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_isolate.kernel import mounts
-from pytest_isolate.kernel.mounts import Mount, bind, escape_overlay, mount, mountinfo, pivot_root, umount2
+from pytest_isolate.kernel.mounts import MS_NOEXEC, MS_NOSUID, Mount, bind, escape_overlay, mount, mountinfo, pivot_root, umount2
 from pytest_isolate.kernel.namespaces import CLONE_NEWNS
 from pytest_isolate.kernel.syscalls import unshare
 from tests.support.capabilities import requires
@@ -51,7 +51,10 @@ def test_overlay_path_has_its_special_characters_escaped(path: str, escaped: str
 
 
 def test_mountinfo_line_with_octal_escapes_and_no_optional_fields() -> None:
-    line = rb"36 35 98:0 /mnt\0401 /tmp/a\040b\011c\012d\134e\043 rw,noatime - ext3 /dev/with\040blank rw,errors=continue" + b"\n"
+    line = (
+        rb"36 35 98:0 /mnt\0401 /tmp/a\040b\011c\012d\134e\043 rw,nosuid,noexec,noatime - ext3 /dev/with\040blank rw,errors=continue"
+        b"\n"
+    )
     assert mounts._parse(line) == Mount(
         id=36,
         parent=35,
@@ -59,6 +62,7 @@ def test_mountinfo_line_with_octal_escapes_and_no_optional_fields() -> None:
         root="/mnt 1",
         point="/tmp/a b\tc\nd\\e#",
         readonly=False,
+        flags=MS_NOSUID | MS_NOEXEC,
         fstype="ext3",
         source="/dev/with blank",
         options=("rw", "errors=continue"),

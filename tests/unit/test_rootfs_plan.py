@@ -33,11 +33,15 @@ from pytest_isolate.rootfs.plan import (
     apply,
 )
 from pytest_isolate.rootfs.sockets import host_sockets
-from pytest_isolate.rootfs.survey import Hierarchy, depth, hierarchies, submounts, within
+from pytest_isolate.rootfs.survey import Hierarchy, around, depth, hierarchies, submounts, within
 
 
-def mounted(point: str, fstype: str = "tmpfs", options: str = "rw", *, readonly: bool = False, number: int = 9) -> Mount:
-    return Mount(number, 1, "0:9", "/", point, readonly, fstype, fstype, tuple(options.split(",")))
+def mounted(
+    point: str, fstype: str = "tmpfs", options: str = "rw", *, readonly: bool = False, number: int = 9, parent: int = 1
+) -> Mount:
+    if point == "/":
+        number, parent = 1, 0
+    return Mount(number, parent, "0:9", "/", point, readonly, 0, fstype, fstype, tuple(options.split(",")))
 
 
 PLAIN = Directory(0o755, 0, 0)
@@ -233,6 +237,24 @@ def test_only_visible_mounts_of_real_file_systems_are_put_back() -> None:
     assert submounts([mounted("/tmp", number=-5), mounted("/missing"), mounted("/usr", "nsfs")]) == ()
 
 
+def test_mount_around_a_path_is_the_one_that_path_resolution_finds() -> None:
+    home = mounted("/home", number=2)
+    covered = mounted("/home/user/covered", number=3, parent=2)
+    over = mounted("/home/user", number=4, parent=2)
+    stacked = mounted("/home/user", number=5, parent=4)
+    mounts = [mounted("/"), home, covered, over, stacked]
+    found = {path: around(path, mounts) for path in ("/", "/etc", "/homely", "/home/x", "/home/user/covered/y")}
+    assert found == {"/": mounts[0], "/etc": mounts[0], "/homely": mounts[0], "/home/x": home, "/home/user/covered/y": stacked}
+    assert around("/", []) is None
+
+
+def test_users_tree_over_covered_mounts_is_one_overlay(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    covered = mounted(f"{tmp_path}/a", number=2)
+    found = trees.user_trees([mounted("/"), covered, mounted(str(tmp_path), number=3)], [str(tmp_path)])
+    assert [layer.lower for layer in found.layers] == [f"{HOST}{tmp_path}"]
+
+
 def test_hierarchies_are_told_by_their_options_once() -> None:
     found = hierarchies(
         [
@@ -274,7 +296,7 @@ def test_users_tree_with_a_mount_below_is_outlined(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(70_000))
     (tmp_path / "link").symlink_to("nowhere")
     os.mkfifo(tmp_path / "fifo")
-    below = [mounted(f"{tmp_path}/{name}") for name in ("mount", "a/b/mount")]
+    below = [mounted(f"{tmp_path}/{name}", number=number) for number, name in enumerate(("mount", "a/b/mount"), 5)]
     found = trees.user_trees([mounted("/"), *below, mounted(f"{tmp_path}/kernel", "proc")], [str(tmp_path)])
     layers = {layer.path.removeprefix(str(tmp_path)): layer.lower.removeprefix(HOST + str(tmp_path)) for layer in found.layers}
     assert layers == {
