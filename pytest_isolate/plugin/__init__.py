@@ -21,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[settings.settings_key] = settings.configure(config)
     terminal.register(config)
     marks.register(config)
-    plan.register(config)
+    if config.stash[settings.settings_key].plan:
+        plan.register(config)
     preload.register(config)
     watch.register(config)
