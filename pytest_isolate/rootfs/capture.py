@@ -65,7 +65,7 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[s
     for name, mode in ((NOTHING, 0o444), (REFUSED, 0o666)):
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.chmod(name, mode)
-    make_devices(DEVICES)
+    make_devices(DEVICES, disk=not own_trees)
     _make_cgroup_points(cgroup_points)
     for name in (EMPTY, NOTHING, REFUSED, DEVICES, CGROUPS):
         mount(name, name, "", MS_BIND | MS_REC)

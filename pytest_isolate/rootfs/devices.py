@@ -12,7 +12,7 @@ from typing import Final
 
 from pytest_isolate.kernel.mounts import bind
 
-__all__ = ["make_devices"]
+__all__ = ["DISK", "make_devices"]
 
 _DEVICES: Final = {
     "null": (1, 3),
@@ -31,18 +31,21 @@ _LINKS: Final = {
     "ptmx": "pts/ptmx",
 }
 
+DISK: Final = "disk"
+"""Where rootless sandboxes have a directory of their writable layer, for statvfs(2): their ``/`` isn't on it."""
+
 _DIRECTORIES: Final = ("pts", "shm", "mqueue")
 
 
-def make_devices(directory: str) -> None:
-    """Fill `directory`, on a file system of the caller's that allows devices or at least binds.
+def make_devices(directory: str, *, disk: bool) -> None:
+    """Fill `directory`, with DISK where `disk` says so, on a file system of the caller's that allows devices or at least binds.
 
     mknod needs CAP_MKNOD in the initial user namespace; without it the host's nodes are bound.
 
     Raises:
         OSError: naming the node.
     """
-    for name in _DIRECTORIES:
+    for name in (*_DIRECTORIES, DISK) if disk else _DIRECTORIES:
         os.mkdir(f"{directory}/{name}", 0o755)
     for name, target in _LINKS.items():
         os.symlink(target, f"{directory}/{name}")

@@ -22,13 +22,16 @@ from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDON
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
+from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
     EMPTY,
+    FIGURES,
     HINTS,
     NOTHING,
     REFUSED,
     ROOT,
+    UPPER,
     Bind,
     Directory,
     EnterRoot,
@@ -45,6 +48,7 @@ from pytest_isolate.rootfs.plan import (
 from pytest_isolate.rootfs.sockets import host_sockets
 from pytest_isolate.rootfs.survey import (
     CGROUP_ROOT,
+    ENGINES,
     MASKED,
     OWN_TREES,
     READ_ONLY,
@@ -150,8 +154,8 @@ class HostRoot:
 
     @property
     def disk_path(self) -> str:
-        """A path inside whose statvfs(2) tells of the tmpfs that takes the writes; empty if there is none."""
-        return self.trees.layers[0].path if self.trees.layers else ""
+        """A path inside whose statvfs(2) tells of the tmpfs that takes the writes."""
+        return f"/dev/{DISK}" if self.rootless else "/"
 
     def plan(self, spec: Spec, box: str) -> Plan:
         """The operations for `spec`; the same for each sandbox, since each has a mount namespace of its own.
@@ -207,8 +211,9 @@ class HostRoot:
         yield Upper(spec.disk, tuple(layer.directory for layer in layers))
         yield from sorted(steps, key=lambda step: depth(step.target))
         yield Bind(DEVICES, "/dev", readonly=True)
-        if spec.net == "host" and not self.rootless:
-            # Rootless, the clone has it.
+        if self.rootless:
+            yield Bind(f"{UPPER}/{FIGURES}", f"/dev/{DISK}", readonly=True)
+        elif spec.net == "host":  # rootless, the clone has it
             yield Bind("/sys", "/sys", recursive=False, readonly=True)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
@@ -309,12 +314,15 @@ def _deepest(path: str, trees: Sequence[str]) -> int:
 
 
 def _submount_trees(mounts: Sequence[Mount]) -> Trees:
-    """Root: an overlay of ``/`` and of each writable submount, a read-only bind of the others."""
+    """Root: an overlay of ``/`` and of each writable submount, a read-only bind of the others.
+
+    What a container engine has mounted for its containers is nothing to write to, and may be a hundred mounts.
+    """
     root = around("/", mounts)
     layers = [Layer("/", _directory("/"), HOST, root.flags if root else 0)]
     binds = []
     for submount in submounts(mounts):
-        if submount.directory and not submount.readonly:
+        if submount.directory and not submount.readonly and not _covered(submount.point, ENGINES):
             directory = Directory(submount.mode, submount.uid, submount.gid)
             layers.append(Layer(submount.point, directory, HOST + submount.point, submount.flags))
         else:

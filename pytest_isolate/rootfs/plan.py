@@ -51,11 +51,12 @@ __all__ = [
 ROOT: Final = "root"
 UPPER: Final = "upper"
 WORK: Final = "work"
+FIGURES: Final = "figures"
 EMPTY: Final = "empty"
 NOTHING: Final = "nothing"
 REFUSED: Final = "refused"
 """Names in the workspace: where the sandbox's root is built; the tmpfs of its writes, and the work directories in
-it; the empty directory and the empty file that hide; the file that everyone may write, so that connecting to it
+it, and an empty directory in it to ask statvfs(2) of; the empty directory and the empty file that hide; the file that everyone may write, so that connecting to it
 is refused for what it is (ECONNREFUSED) and not for its mode (EACCES).
 """
 
@@ -157,6 +158,7 @@ class Upper(Operation):
         del root  # beside it
         data = f"mode=700,size={self.size}" if self.size else "mode=700"
         mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
+        os.mkdir(f"{UPPER}/{FIGURES}", 0o500)
         for number, directory in enumerate(self.directories):
             directory.make(f"{UPPER}/{number}")
             os.mkdir(f"{UPPER}/{WORK}{number}", 0o700)

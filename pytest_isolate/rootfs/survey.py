@@ -13,12 +13,22 @@ from typing import Final
 
 from pytest_isolate.kernel.mounts import Mount
 
-__all__ = ["MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts", "within"]
+__all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts", "within"]
 
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 
 OWN_TREES: Final = ("/proc", "/sys", "/dev")
 """Every sandbox has these of its own."""
+
+ENGINES: Final = (
+    "/run/containerd",
+    "/run/docker",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/kubelet",
+)
+"""Where container engines mount what belongs to their containers."""
 
 KERNEL_TYPES: Final = frozenset(
     {

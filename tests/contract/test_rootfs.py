@@ -186,14 +186,15 @@ def fill():
             file.write(bytes(65536))
 number = attempt(fill)
 after = os.statvfs({work!r})
-result = [number, before.f_blocks * before.f_frsize, after.f_bfree]
+figures = os.statvfs("/dev/disk" if os.path.exists("/dev/disk") else "/")
+result = [number, before.f_blocks * before.f_frsize, after.f_bfree, figures.f_blocks * figures.f_frsize, figures.f_bfree]
 """,
         user=user,
         trees=(work,),
         spec={"disk": 2 << 20},
     )
-    assert inside.result == [errno.ENOSPC, 2 << 20, 0]
-    assert inside.disk_path in ("/", work)
+    assert inside.result == [errno.ENOSPC, 2 << 20, 0, 2 << 20, 0]
+    assert inside.disk_path == ("/dev/disk" if inside.rootless else "/")
 
 
 def test_proc_shows_only_the_sandbox(user: int | None) -> None:
@@ -232,8 +233,9 @@ result = [names, devices, zero, full, random, terminal, through, mine, new]
     nodes = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
     devices = {name: [1, minor, "0o20666"] for name, minor in nodes.items()} | {"tty": [5, 0, "0o20666"]}
     links = ["fd", "mqueue", "ptmx", "pts", "shm", "stderr", "stdin", "stdout"]
+    own = ["disk"] if inside.rootless else []
     expected = [
-        sorted([*devices, *links]),
+        sorted([*devices, *links, *own]),
         devices,
         True,
         errno.ENOSPC,
@@ -560,6 +562,26 @@ def test_file_system_that_takes_no_overlay_is_bound_read_only_and_said_so() -> N
     assert inside.result == ["deep", errno.EROFS, 0]
     assert len(inside.notes) == 1
     assert inside.notes[0].startswith("/mnt/m2 is read-only inside")
+
+
+@root_only
+def test_mounts_of_a_container_engine_stay_read_only() -> None:
+    host = """
+    import os
+    from pytest_isolate.kernel.mounts import mount
+    mount("tmpfs", "/var/lib", "tmpfs")
+    os.makedirs("/var/lib/docker/overlay2/1/merged")
+    mount("tmpfs", "/var/lib/docker/overlay2/1/merged", "tmpfs")
+    """
+    code = (
+        TRY
+        + """
+def made(path):
+    return attempt(opened, path + "/new", os.O_WRONLY | os.O_CREAT)
+result = [made("/var/lib/docker/overlay2/1/merged"), made("/var/lib/docker/overlay2/1")]
+"""
+    )
+    assert run_inside(code, host=host).result == [errno.EROFS, 0]
 
 
 @root_only
