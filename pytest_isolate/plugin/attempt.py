@@ -99,6 +99,7 @@ class _Process:
     poll: Any = field(default_factory=select.poll)
     ended: bool = False
     status: int | None = None
+    cpu: tuple[float, float] = (0.0, 0.0)
 
 
 class Attempt:
@@ -382,7 +383,8 @@ class Attempt:
     def _reap(self, process: _Process) -> None:
         """Wait for the process itself. Until then its zombie keeps the sandbox's init from dying (pid_namespaces(7))."""
         if process.status is None:
-            _, process.status = os.waitpid(process.pid, 0)
+            _, process.status, used = os.wait4(process.pid, 0)
+            process.cpu = used.ru_utime, used.ru_stime
             self._stopped = time.perf_counter()
             os.close(process.pidfd)
             os.close(process.channel)
@@ -398,6 +400,10 @@ class Attempt:
         box = self._box
         left = () if killed else box.processes()
         usage = box.usage()
+        if usage.cpu_seconds is None:
+            # No cgroup: what the kernel adds up for the test process and the descendants that were waited for.
+            user, system = process.cpu
+            usage = replace(usage, cpu_seconds=user + system, cpu_user_seconds=user, cpu_system_seconds=system)
         self._events = events = box.events()
         status = process.status
         missing = not killed and self._phase not in self.given
@@ -411,7 +417,6 @@ class Attempt:
             usage,
             wall_seconds=self._stopped - self._started,
             setup_seconds=self._setup_seconds,
-            oom_kills=usage.oom_kills if usage.oom_kills is not None else None,
             leaked_processes=len(left),
         )
         self.verdict = judge(
