@@ -23,12 +23,15 @@ def test_the_file_is_whole_again():
 
 
 def test_deletes_the_examples():
-    shutil.rmtree(HERE)
-    assert not HERE.exists()
+    shutil.rmtree(HERE / "failures")
+    for example in HERE.glob("*.md"):
+        example.unlink()
+    assert not (HERE / "README.md").exists()
 
 
 def test_the_examples_are_back():
     assert (HERE / "README.md").exists()
+    assert (HERE / "failures").is_dir()
 
 
 def test_writes_beside_the_suite():

@@ -1,6 +1,6 @@
 """A test that forgets a process.
 
-Look for: the test passes, the process is ended with the sandbox, and the end of the output names it: `sleep 600`. With `leak="fail"`
+Look for: the test passes, the process is ended with the sandbox, and the end of the output names it: `sleep (pid …)`. With `leak="fail"`
 the test would fail: `failures/leak.py`.
 """
 
@@ -9,10 +9,12 @@ import subprocess
 
 import pytest
 
+SERVERS = []
+
 
 @pytest.mark.isolate
 def test_forgets_a_server():
-    subprocess.run("sleep 600 &", shell=True, check=True)
+    SERVERS.append(subprocess.Popen(["sleep", "600"]))
 
 
 @pytest.mark.isolate
