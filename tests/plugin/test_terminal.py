@@ -184,14 +184,28 @@ def test_ascii_stream_gets_ascii_bars(suite: Pytest, monkeypatch: pytest.MonkeyP
 
 
 def test_rerun_shows_its_last_attempt_once(pytester: pytest.Pytester, suite: Pytest) -> None:
+    pytester.makeconftest(CONFTEST + """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    "As pytest-rerunfailures does, which not every environment of ours has."
+    for outcome in ("rerun", "failed"):
+        for report in runtestprotocol(item, nextitem=nextitem, log=False):
+            if report.failed:
+                report.outcome = outcome
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
+""")
     pytester.makepyfile(test_suite="""
         attempts = []
         def test_flaky():
             attempts.append(1)
-            test_flaky.figures = {"cpu_seconds": float(len(attempts)), "problems": [{"kind": "oom", "text": "used all"}] if len(attempts) == 1 else []}
-            assert len(attempts) == 2
+            first = len(attempts) == 1
+            test_flaky.figures = {"cpu_seconds": float(len(attempts)), "problems": [{"kind": "oom", "text": "used all"}] if first else []}
+            assert not first
         """)
-    result = suite("-p", "pytest_rerunfailures", "--reruns=2")
+    result = suite()
+    result.assert_outcomes(passed=1)
     text = "\n".join(section(result))
     assert "OOM test_suite.py::test_flaky  used all (attempt 1 of 2)" in text
     assert re.search(r"test_flaky +2\.00 ", text)
