@@ -565,6 +565,41 @@ def test_file_system_that_takes_no_overlay_is_bound_read_only_and_said_so() -> N
 
 
 @root_only
+def test_submount_whose_options_would_not_fit_a_page_is_bound_read_only() -> None:
+    """Each colon is escaped: the path fits PATH_MAX, overlay's options don't fit their page."""
+    host = """
+    import os
+    from pytest_isolate.kernel.mounts import mount
+    mount("tmpfs", "/mnt", "tmpfs")
+    path = "/mnt" + ("/" + 250 * ":") * 12
+    os.makedirs(path)
+    mount("tmpfs", path, "tmpfs")
+    open(path + "/file", "w").write("deep")
+    """
+    code = TRY + 'path = "/mnt" + ("/" + 250 * ":") * 12; result = [open(path + "/file").read(), attempt(opened, path + "/file")]'
+    inside = run_inside(code, host=host)
+    assert inside.result == ["deep", errno.EROFS]
+    assert "Argument list too long" in inside.notes[0]
+
+
+@pytest.mark.parametrize("user", [as_user])
+def test_user_as_root_inside_works_on_its_own_trees(user: int | None, work: str) -> None:
+    inside = run_inside(
+        TRY
+        + f"""
+work = {work!r}
+result = [os.getuid(), os.stat(work).st_uid, attempt(opened, work + "/file"), attempt(opened, work + "/new", os.O_WRONLY | os.O_CREAT),
+          attempt(opened, "/etc/passwd"), attempt(opened, "/proc/sys/kernel/core_pattern"), open("/proc/sys/kernel/hostname").read() != ""]
+""",
+        user=user,
+        trees=(work,),
+        spec={"user": "root"},
+    )
+    assert inside.result == [0, 0, 0, 0, errno.EACCES, errno.EACCES, True]
+    assert read(f"{work}/file") == "host"
+
+
+@root_only
 def test_mounts_of_a_container_engine_stay_read_only() -> None:
     host = """
     import os
