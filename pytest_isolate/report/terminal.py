@@ -121,7 +121,7 @@ def _listed(parts: list[str]) -> list[str]:
 
 
 def _totals(run: Run) -> list[str]:
-    """Sums over all attempts, and the peaks, of what is known."""
+    """Sums over all attempts, and the peaks, of what is known; no I/O needs no mention."""
     parts = [_count(len(run.tests), "isolated test")]
     if reruns := len(run.attempts) - len(run.tests):
         parts.append(_count(reruns, "rerun"))
@@ -132,7 +132,7 @@ def _totals(run: Run) -> list[str]:
     if (pids := run.highest("pids_peak")) is not None:
         parts.append(f"pids peak {pids:.0f}")
     for name, label in (("io_read_bytes", "read"), ("io_write_bytes", "written"), ("disk_written_bytes", "disk")):
-        if (size := run.total(name)) is not None:
+        if size := run.total(name):
             parts.append(f"{label} {format_size(size)}")
     if (wall := run.total("wall_seconds")) is not None:
         parts.append(f"wall {format_duration(wall)}")
