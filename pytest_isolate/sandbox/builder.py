@@ -13,6 +13,7 @@ Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} wi
 from __future__ import annotations
 
 import gc
+import json
 import os
 import select
 import signal
@@ -29,6 +30,7 @@ from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.host import HostRoot
+from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
@@ -55,6 +57,7 @@ class Builder:
         self._cwd: str = setup["cwd"]
         self._live: dict[int, tuple[Built, Group]] = {}
         self._doomed: deque[Group] = deque()
+        self._plans: dict[str, tuple[Spec, Caps, Plan]] = {}
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._poll.register(parent, select.POLLIN)
@@ -96,7 +99,7 @@ class Builder:
         with suppress(BrokenPipeError, ConnectionResetError):
             while (message := self._receive()) is not None:
                 if message["op"] == "build":
-                    self._build(message["n"], Spec.from_json(message["spec"]))
+                    self._build(message["n"], message["spec"])
                 elif message["op"] == "release":
                     self._release(message["n"])
                 else:
@@ -111,11 +114,12 @@ class Builder:
         received = self._channel.receive()
         return received[0] if received else None
 
-    def _build(self, number: int, spec: Spec) -> None:
+    def _build(self, number: int, described: dict[str, Any]) -> None:
         group = None
         try:
-            group = self._hierarchy.create(str(number), Caps.of(spec, self._cwd))
-            built = self._construction.build(spec, number)
+            spec, caps, plan = self._planned(described)
+            group = self._hierarchy.create(str(number), caps)
+            built = self._construction.build(spec, plan)
         except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
@@ -124,6 +128,14 @@ class Builder:
             return
         self._live[number] = (built, group)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
+
+    def _planned(self, described: dict[str, Any]) -> tuple[Spec, Caps, Plan]:
+        """Caps and mounts of a spec: the same for each of its sandboxes. Raises IsolateError, and tries again then."""
+        text = json.dumps(described, sort_keys=True)
+        if (known := self._plans.get(text)) is None:
+            spec = Spec.from_json(described)
+            known = self._plans[text] = (spec, Caps.of(spec, self._cwd), self._construction.root.plan(spec, ""))
+        return known
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:

@@ -74,6 +74,7 @@ class BuilderProcess:
         self._workspace = os.path.join(tmp, run)
         self._run, self._delegated = run, setup["cgroup"]
         self._cgroups: list[str] | None = None
+        self._described: dict[Spec, dict[str, Any]] = {}
         self._answers: dict[int, dict[str, Any]] = {}
         self._unwanted: set[int] = set()
         self._waiting: set[int] = set()
@@ -117,7 +118,9 @@ class BuilderProcess:
 
     def order(self, number: int, spec: Spec) -> None:
         """Have a sandbox built under `number`."""
-        self._send({"op": "build", "n": number, "spec": spec.to_json()})
+        if (described := self._described.get(spec)) is None:
+            described = self._described[spec] = spec.to_json()
+        self._send({"op": "build", "n": number, "spec": described})
 
     def answer(self, number: int) -> dict[str, Any]:
         """The answer to order `number`; answers to others are kept. Raises SandboxGone."""

@@ -63,9 +63,8 @@ class Construction:
     program: int | None
     builder: int
 
-    def build(self, spec: Spec, number: int) -> Built:
-        """Raises SetupError."""
-        plan = self.root.plan(spec, str(number))
+    def build(self, spec: Spec, plan: Plan) -> Built:
+        """One sandbox for `spec`, mounted as `plan` says. Raises SetupError."""
         with _Pipe() as go, _Pipe() as status:
             built = self._clone_init(spec, plan, go, status)
             try:

@@ -9,7 +9,6 @@ Either way the test process is a direct child of the caller.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pytest_isolate.kernel.capabilities import join_session_keyring
 from pytest_isolate.kernel.cgroup import Group, join
 from pytest_isolate.kernel.clone import sibling
 from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWPID
+from pytest_isolate.kernel.signals import block_signals, restore_signals
 from pytest_isolate.kernel.syscalls import setns
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.spec import Spec
@@ -65,7 +65,7 @@ class Entrance:
         return self._fork_twice(failed) if self.rootless else self._fork_once(failed)
 
     def _fork_once(self, failed: Failed) -> int:
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        blocked = block_signals()
         pid = -1
         try:
             setns(self.pidfd, CLONE_NEWPID)
@@ -76,16 +76,16 @@ class Entrance:
                     setns(self.own_pid_namespace, CLONE_NEWPID)
         finally:
             if pid != 0:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                restore_signals(blocked)
         if pid == 0:
             self._guard(failed, lambda: self._enter(self._namespaces() & ~CLONE_NEWPID))
             self._guard(failed, self._settle)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            restore_signals(blocked)
         return pid
 
     def _fork_twice(self, failed: Failed) -> int:
         told, tell = os.pipe()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        blocked = block_signals()
         first = -1
         try:
             first = _os_fork()
@@ -98,7 +98,7 @@ class Entrance:
                     os._exit(0)
                 os.close(tell)
                 self._guard(failed, self._settle)
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                restore_signals(blocked)
                 return 0
             os.close(tell)
             answer = os.read(told, 32)
@@ -109,7 +109,7 @@ class Entrance:
         finally:
             if first != 0:
                 os.close(told)
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                restore_signals(blocked)
 
     def _namespaces(self) -> int:
         return ALL & ~CLONE_NEWNET if self.spec.net == "host" else ALL

@@ -1,0 +1,34 @@
+"""Blocking all signals for a moment, cheaply.
+
+`signal.pthread_sigmask` turns every signal number of the old mask into an enum member, 60 of them where all
+are blocked: a third of a millisecond for a fork that needs four calls. This is sigprocmask(3) on opaque bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from pytest_isolate.kernel.syscalls import libc
+
+__all__ = ["block_signals", "restore_signals"]
+
+_SIG_SETMASK: Final = 2
+_SIGSET_BYTES: Final = 128
+_EVERY: Final = b"\xff" * _SIGSET_BYTES
+
+_pthread_sigmask = libc.pthread_sigmask
+_pthread_sigmask.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
+_pthread_sigmask.restype = ctypes.c_int
+
+
+def block_signals() -> bytes:
+    """Block every signal for the calling thread; what `restore_signals` takes."""
+    former = ctypes.create_string_buffer(_SIGSET_BYTES)
+    _pthread_sigmask(_SIG_SETMASK, _EVERY, former)
+    return former.raw
+
+
+def restore_signals(mask: bytes) -> None:
+    """Put back what `block_signals` gave; pending signals arrive now, and raise what their handlers raise."""
+    _pthread_sigmask(_SIG_SETMASK, mask, None)
