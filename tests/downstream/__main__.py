@@ -29,7 +29,7 @@ def run(suite: Suite, directory: Path, outcomes: Path, *options: str) -> tuple[l
     env = {**os.environ, "OUTCOMES": str(outcomes), "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(ROOT)))}
     argv = [sys.executable, "-m", "pytest", "-p", "outcomes", "-p", "no:cacheprovider", "-q", *options]
     done = subprocess.run(argv, cwd=directory, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if not outcomes.exists():
+    if not outcomes.exists() or done.returncode not in (0, 1):
         sys.exit(f"{suite.requirement} {' '.join(options)}: no test ran\n{done.stdout}{done.stderr}")
     with outcomes.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file], done.stdout.rstrip().rpartition("\n")[2]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+FILE = os.environ["OUTCOMES"]  # read now: suites replace os.environ
+
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     line: dict[str, Any] = {"test": report.nodeid, "when": report.when, "outcome": report.outcome}
@@ -17,5 +19,5 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         line["reason"] = report.longrepr[2]
     if report.failed:
         line["text"] = report.longreprtext
-    with open(os.environ["OUTCOMES"], "a", encoding="utf-8") as file:
+    with open(FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
