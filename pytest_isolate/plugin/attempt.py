@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NoReturn
 
 import pytest
 
+from pytest_isolate.kernel.signals import block_signals, restore_signals
 from pytest_isolate.model.errors import error_from_json
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
@@ -28,6 +29,7 @@ from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
 from pytest_isolate.plugin.relay import Relay
+from pytest_isolate.plugin.reports import fail_at
 from pytest_isolate.plugin.verdict import Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
@@ -153,26 +155,26 @@ class Attempt:
         ours, theirs = pair()
         begun = time.perf_counter()
         # What a signal handler raises must not fall between the fork and the notice of it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        mask = block_signals()
         try:
             pid = self._box.fork(lambda error: send(theirs, encode({"kind": "refused", "error": error.to_json()})[0]))
         except BaseException:
             os.close(ours)
             os.close(theirs)
             self._box.release()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            restore_signals(mask)
             raise
         if pid == 0:
             os.close(ours)
             child = self._child(theirs, hooks)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            restore_signals(mask)
             return child
         os.close(theirs)
         self._attach(pid, ours)
         self._started = time.perf_counter()
         self._setup_seconds += self._started - begun
         self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        restore_signals(mask)
         return None
 
     def _child(self, channel: int, hooks: object) -> Child:
@@ -205,7 +207,6 @@ class Attempt:
 
     def wait(self) -> None:
         """Until the report of the running phase is there. Raises what is the phase's result instead of a report."""
-        __tracebackhide__ = True
         try:
             while (process := self._process) is not None:
                 frame = self._frame(process)
@@ -230,13 +231,11 @@ class Attempt:
 
     def call(self) -> None:
         """In place of `item.runtest`."""
-        __tracebackhide__ = True
         self._go("call")
         self.wait()
 
     def tear_down(self) -> None:
         """The item's first finalizer."""
-        __tracebackhide__ = True
         if self._process is None:
             return
         self._go("teardown")
@@ -245,7 +244,7 @@ class Attempt:
             self._reap(self._process)
             self._end()
         if self.verdict is not None and self.verdict.leak_fails and self.verdict.leak:
-            raise pytest.fail.Exception(self.verdict.leak.text(), pytrace=False)
+            fail_at(self.item, self.verdict.leak.text())
 
     def sections(self) -> list[tuple[str, str]]:
         """What a failing report says beside its failure."""
@@ -280,7 +279,7 @@ class Attempt:
                 frame = process.inbox.next()
             except ValueError:
                 self._kill(process)
-                raise pytest.fail.Exception("something else than reports came from the test process", pytrace=False) from None
+                fail_at(self.item, "something else than reports came from the test process")
             if frame is not None:
                 return frame
             if process.ended:
@@ -337,9 +336,9 @@ class Attempt:
             case "interrupt":
                 raise KeyboardInterrupt(frame["at"])
             case "refused":
-                raise pytest.fail.Exception(str(error_from_json(frame["error"])), pytrace=False)
+                fail_at(self.item, str(error_from_json(frame["error"])))
             case _:
-                raise pytest.fail.Exception(f"pytest's own part failed in the test process:\n{frame.get('trace', '')}", pytrace=False)
+                fail_at(self.item, f"pytest's own part failed in the test process:\n{frame.get('trace', '')}")
 
     # --- the end ---
 
@@ -360,7 +359,6 @@ class Attempt:
             self._kill(process)
 
     def _time_out(self) -> NoReturn:
-        __tracebackhide__ = True
         process = self._process
         assert process is not None
         stack = self._outside.crash.dump(process.pidfd)
@@ -369,10 +367,9 @@ class Attempt:
         self._fail()
 
     def _fail(self) -> NoReturn:
-        __tracebackhide__ = True
         assert self.verdict is not None
         text = self.verdict.cause.text() if self.verdict.cause else "the test process is gone"
-        raise pytest.fail.Exception(text, pytrace=False)
+        fail_at(self.item, text)
 
     def _kill(self, process: _Process, *, stack: str | None = None, running: Sequence[ProcessInfo] = ()) -> None:
         with suppress(ProcessLookupError):

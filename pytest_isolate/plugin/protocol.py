@@ -146,7 +146,10 @@ class Protocol:
         if spec.fixtures == "shared":
             wide.set_up(item)
         begun = time.perf_counter()
-        obtained = self._supply.obtain(spec)
+        try:
+            obtained = self._supply.obtain(spec)
+        except pytest.fail.Exception as error:
+            reports.fail_at(item, str(error))
         self._cursor += 1
         self._weakened = obtained.weakened
         outside = self._shared()
@@ -160,7 +163,7 @@ class Protocol:
         try:
             child = attempt.fork(self)
         except (SetupError, SandboxGone) as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+            reports.fail_at(item, str(error))
         if child is None:
             attempt.wait()
             return

@@ -1,22 +1,42 @@
 """One report out of two: the test process's of a phase, and what the pytest process adds to it.
 
 The teardown of wide fixtures runs in the pytest process, after the test process has ended. In plain pytest
-both would be one phase with one report, so their output and their errors are put together here.
+both would be one phase with one report, so their output and their errors are put together here. And failures
+that the pytest process finds by itself, as a crash, are made to look like a report on the test.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import pytest
 from _pytest._code.code import ExceptionChainRepr
 
 from pytest_isolate.plugin import private
 
-__all__ = ["join_captured", "one", "set_captured"]
+__all__ = ["fail_at", "join_captured", "one", "set_captured"]
 
 _ORDER = {"stdout": 0, "stderr": 1, "log": 2}  # that of pytest's own wrappers
 _ALSO = "\nThe teardown of wider fixtures, in the pytest process, failed as well:\n"
+
+
+def fail_at(item: pytest.Item, text: str) -> NoReturn:
+    """Fail with `text` alone, placed at the test.
+
+    pytest places a failure at the innermost frame that isn't hidden, and says so where all are. The frame that
+    is made here has the test's file and line, as template engines do it, so that ``--tb=line`` and editors
+    go there.
+    """
+    __tracebackhide__ = True
+    try:
+        path, line, _ = item.reportinfo()
+    except Exception:  # noqa: BLE001 - of a plugin's own kind of item
+        path, line = item.path, 0
+    error = pytest.fail.Exception(text, pytrace=False)
+    code = compile("\n" * (line or 0) + "raise error from None", os.fspath(path), "exec")
+    exec(code, {"error": error})  # noqa: S102 - the line above
+    raise error
 
 
 def join_captured(item: pytest.Item, phase: str) -> bool:

@@ -80,12 +80,12 @@ def test_signal_in_any_phase_fails_that_phase_with_name_and_stack(
         assert_only_that_phase_failed(done, way)
         for phase, name in names_of(way).items():
             report = done.of(name, phase)
-            assert report.longrepr.startswith(f"signal {signal.Signals(number).name} in {phase}")
+            assert report.text.startswith(f"signal {signal.Signals(number).name} in {phase}")
             assert done.problems(name) == [("SIGNAL", True)]
             if way in ("segv", "abort"):
-                assert "test_signal_in_any_phase_fails_that_phase_with_name_and_stack.py" in report.longrepr
-                assert " in die" in report.longrepr
-                assert "/_pytest/" not in report.longrepr
+                assert "test_signal_in_any_phase_fails_that_phase_with_name_and_stack.py" in report.text
+                assert " in die" in report.text
+                assert "/_pytest/" not in report.text
     assert done.of("test_next", "call").outcome == "passed"
     assert "Fatal Python error" not in done.result.stderr.str()
 
@@ -131,7 +131,7 @@ def test_stack_overflow_in_c_is_named_and_its_stack_is_short(pytester: pytest.Py
     done = run(pytester, monkeypatch)
     report = done.of("test_overflow", "call")
     assert "recursion without end" in report.first_line
-    assert len(report.longrepr.splitlines()) < 20
+    assert len(report.text.splitlines()) < 20
     assert done.of("test_next", "call").outcome == "passed"
 
 
@@ -203,9 +203,9 @@ def test_timeout_in_any_phase_shows_the_stack_and_ends_everything_inside(
     for phase, name in names_of("sleep").items():
         report = done.of(name, phase)
         assert report.first_line == f"timeout of 700 ms in {phase}"
-        assert " in die\n" in report.longrepr
-        assert "time.sleep(60)" in report.longrepr
-        assert f"sleep {mark}" in report.longrepr
+        assert " in die\n" in report.text
+        assert "time.sleep(60)" in report.text
+        assert f"sleep {mark}" in report.text
         assert done.problems(name) == [("TIMEOUT", True)]
     assert done.of("test_next", "call").outcome == "passed"
     assert not running(mark)
@@ -233,7 +233,7 @@ def test_timeout_ends_a_test_that_answers_no_signal(pytester: pytest.Pytester, m
     for name in ("test_blocks_signals", "test_stops"):
         report = done.of(name, "call")
         assert report.first_line == "timeout of 500 ms in call"
-        assert "no Python stack" in report.longrepr
+        assert "no Python stack" in report.text
     assert done.of("test_next", "call").outcome == "passed"
 
 
@@ -264,7 +264,7 @@ def test_pids_cap_hit_is_told_in_the_failing_report(pytester: pytest.Pytester, m
     done = run(pytester, monkeypatch)
     assert done.failed() == {("test_forks", "call")}
     report = done.of("test_forks", "call")
-    assert "BlockingIOError" in report.longrepr
+    assert "BlockingIOError" in report.text
     assert report.section("isolate: pids cap").startswith("pids cap of 8 hit ")
     assert ("PIDS", True) in done.problems("test_forks")
     assert ("PIDS", False) in done.problems("test_forks_and_copes")
@@ -291,7 +291,7 @@ def test_full_disk_is_told_in_the_failing_report(pytester: pytest.Pytester, monk
     done = run(pytester, monkeypatch)
     assert done.failed() == {("test_writes", "call")}
     report = done.of("test_writes", "call")
-    assert "No space left on device" in report.longrepr
+    assert "No space left on device" in report.text
     assert report.section("isolate: disk full").startswith("disk full: 4.0 of 4 MiB written")
     assert done.problems("test_writes") == [("DISK", True)]
     assert done.of("test_next", "call").outcome == "passed"
@@ -352,7 +352,7 @@ def test_processes_left_behind_are_named_and_ended(
     for name in ("test_fails", "test_daemon", "test_fails_already"):
         report = done.of(name, "teardown")
         assert report.first_line.startswith("1 process left behind: sleep (pid ")
-        assert f"sleep {mark}" in report.longrepr
+        assert f"sleep {mark}" in report.text
         assert done.problems(name) == [("LEAK", True)]
         assert done.of(name, "teardown").properties["isolate.leaked_processes"] == 1
     assert done.problems("test_next") == []

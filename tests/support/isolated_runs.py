@@ -54,8 +54,13 @@ class Report:
     isolate: dict[str, Any] | None
 
     @property
+    def text(self) -> str:
+        """`longrepr` without the line that says which worker it was."""
+        return self.longrepr.partition("\n")[2] if self.longrepr.startswith("[gw") else self.longrepr
+
+    @property
     def first_line(self) -> str:
-        return self.longrepr.partition("\n")[0]
+        return self.text.partition("\n")[0]
 
     def section(self, title: str) -> str:
         """The text of one section; empty if there is none."""
@@ -94,6 +99,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str) 
     """Run pytest with the plugin on what `pytester` holds."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (pytester.path / "isolated_runs_recorder.py").write_text(_RECORDER)
     reports = pytester.path / "reports.jsonl"
