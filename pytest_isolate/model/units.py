@@ -30,7 +30,7 @@ _MOST_CPUS: Final = 8192
 """NR_CPUS of the largest kernels (arch/x86/Kconfig, MAXSMP)."""
 _LONGEST: Final = 7 * 24 * 3600.0
 """poll(2) takes milliseconds in an int: 24 days."""
-_QUANTITY: Final = re.compile(r"([0-9]{1,30}(?:\.[0-9]+)?)\s*([A-Za-z%]*)", re.ASCII)
+_QUANTITY: Final = r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z%]*)"
 
 
 def _quantity(value: object) -> tuple[int | float, str]:
@@ -41,7 +41,7 @@ def _quantity(value: object) -> tuple[int | float, str]:
         if not 0 <= value <= 1e30:
             raise ValueError(f"{value!r} is negative or beyond all measure")
         return value, ""
-    if isinstance(value, str) and (match := _QUANTITY.fullmatch(value.strip())):
+    if isinstance(value, str) and (match := re.fullmatch(_QUANTITY, value.strip(), re.ASCII)):
         return float(match[1]) if "." in match[1] else int(match[1]), match[2]
     raise ValueError(f"{value!r} is not a quantity")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_isolate.plugin import conflict, marks, plan, preload, settings, terminal, watch
+from pytest_isolate.plugin import conflict, marks, preload, settings, terminal, watch
 from pytest_isolate.plugin.fixtures import isolate_box
 from pytest_isolate.plugin.options import pytest_addoption
 
@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal.register(config)
     marks.register(config)
     if config.stash[settings.settings_key].plan:
+        from pytest_isolate.plugin import plan
+
         plan.register(config)
     preload.register(config)
     watch.register(config)

@@ -7,55 +7,40 @@ pytest 9.2 ini keys can have more than one type, so there native TOML numbers ar
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
 
 from pytest_isolate.model.keys import KEYS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "Ini", "Option", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
 DEFAULT_TOP: Final = 5
 
 
-class Option(NamedTuple):
-    """An option that belongs to no spec key. `metavar` is empty for a flag."""
-
-    name: str
-    metavar: str
-    help: str
-
-
-class Ini(NamedTuple):
-    """An ini key that belongs to no spec key. `type` as `Parser.addini` takes it."""
-
-    name: str
-    type: Any
-    help: str
-
-
-OPTIONS: Final = (
-    Option("--isolate-all", "", "run every test in a sandbox, not only those marked with @pytest.mark.isolate"),
-    Option("--no-isolate", "", "run no test in a sandbox, whatever markers and configuration say"),
-    Option("--isolate-profile", "NAME", "values of [tool.pytest-isolate.profiles.NAME] in pyproject.toml, below other options"),
-    Option("--isolate-missing", "|".join(MISSING),
-           "what to do where a test asks for something that this machine can't give: fail it (default), skip it, "
-           "or run it in a weaker sandbox"),
-    Option("--isolate-top", "N", f"show the N heaviest tests in the summary (default: {DEFAULT_TOP}; 0: all)"),
-    Option("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
-    Option("--isolate-cgroup", "PATH",
-           "cgroup directory to work in, relative to each hierarchy's mount point: one that is delegated to the user"),
+OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("--isolate-all", "", "run every test in a sandbox, not only those marked with @pytest.mark.isolate"),
+    ("--no-isolate", "", "run no test in a sandbox, whatever markers and configuration say"),
+    ("--isolate-profile", "NAME", "values of [tool.pytest-isolate.profiles.NAME] in pyproject.toml, below other options"),
+    ("--isolate-missing", "|".join(MISSING),
+     "where a test asks for something that this machine can't give: fail it (default), skip it, or run it without"),
+    ("--isolate-top", "N", f"show the N heaviest tests in the summary (default: {DEFAULT_TOP}; 0: all)"),
+    ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
+    ("--isolate-cgroup", "PATH",
+     "cgroup directory to work in, relative to each hierarchy's mount point: one that is delegated to the user"),
 )  # fmt: skip
+"""Options that belong to no spec key: name, metavar (empty for a flag), help."""
 
-INI: Final = (
-    Ini("isolate_all", "bool", "as --isolate-all"),
-    Ini("isolate_profile", "string", "as --isolate-profile"),
-    Ini("isolate_missing", "string", "as --isolate-missing"),
-    Ini("isolate_top", "int", "as --isolate-top"),
-    Ini("isolate_cgroup", "string", "as --isolate-cgroup"),
-    Ini("isolate_preload", "args", "modules to import before the first test process is forked"),
+INI: Final[tuple[tuple[str, Any, str], ...]] = (
+    ("isolate_all", "bool", "as --isolate-all"),
+    ("isolate_profile", "string", "as --isolate-profile"),
+    ("isolate_missing", "string", "as --isolate-missing"),
+    ("isolate_top", "int", "as --isolate-top"),
+    ("isolate_cgroup", "string", "as --isolate-cgroup"),
+    ("isolate_preload", "args", "modules to import before the first test process is forked"),
 )
+"""Ini keys that belong to no spec key: name, type as `Parser.addini` takes it, help."""
 
 _LISTS: Final = {"paths": "args", "lines": "linelist"}
 _METAVARS: Final = {"": "VALUE", "paths": "PATH", "lines": "NAME=VALUE"}
@@ -69,11 +54,11 @@ def everywhere() -> list[Key]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Called once by pytest."""
     group = parser.getgroup("isolate", "tests in Linux sandboxes (pytest-isolate-sandbox)")
-    for option in OPTIONS:
-        if option.metavar:
-            group.addoption(option.name, metavar=option.metavar, default=None, help=option.help)
+    for name, metavar, text in OPTIONS:
+        if metavar:
+            group.addoption(name, metavar=metavar, default=None, help=text)
         else:
-            group.addoption(option.name, action="store_true", default=False, help=option.help)
+            group.addoption(name, action="store_true", default=False, help=text)
     for key in everywhere():
         group.addoption(
             f"--isolate-{key.name}",
@@ -83,8 +68,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
         )
         parser.addini(f"isolate_{key.name}", f"as --isolate-{key.name}", _ini_type(key), default=None)
-    for ini in INI:
-        parser.addini(ini.name, ini.help, ini.type, default=None)
+    for name, kind, text in INI:
+        parser.addini(name, text, kind, default=None)
 
 
 def _ini_type(key: Key) -> Any:

@@ -1,22 +1,111 @@
-"""``--isolate-plan``: prints each test's sandbox and runs nothing.
+"""``--isolate-plan``: prints each test's sandbox, mounts included and where each value comes from, and runs nothing.
 
 The run becomes a collection (``--collect-only``), so that plugins which measure or distribute runs stay out of
-it; under xdist it happens in the one process, the way ``--collect-only`` does. What is printed is `planner`'s part.
+it; under xdist it happens in the one process, the way ``--collect-only`` does.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any, Final
+
 import pytest
 
+from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.keys import KEYS
+from pytest_isolate.model.spec import IoLimit, Spec
+from pytest_isolate.model.units import format_duration, format_size
+from pytest_isolate.plugin import private
+from pytest_isolate.plugin.marks import place_key, places_key, spec_key
 from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.plugin.terminal import may_mount
+from pytest_isolate.rootfs.host import describe_plan
+from pytest_isolate.sandbox.pool import trees_of_user
 
-__all__ = ["register"]
+__all__ = ["register", "show"]
+
+_SIZES: Final = ("memory", "swap", "disk")
+_NAMESPACES: Final = "user, PID, mount, network, UTS, IPC, cgroup"
 
 
 def register(config: pytest.Config) -> None:
-    """To be called once in `pytest_configure`, after the settings are in the stash and before xdist's (a `trylast`)."""
-    if config.stash[settings_key].plan:
-        from pytest_isolate.plugin.planner import Planner
+    """To be called in `pytest_configure` if the settings say `plan`; xdist looks at `collectonly` later, as a `trylast`."""
+    config.option.collectonly = True
+    config.pluginmanager.register(_Planner(config), "isolate-plan")
 
-        config.option.collectonly = True
-        config.pluginmanager.register(Planner(config), "isolate-planner")
+
+class _Planner:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rootless = not may_mount()
+        self._shown: dict[tuple[str, ...], str] = {}
+        self._places: list[str] | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Nothing of what was collected is going to run; without items the terminal draws no tree of them either."""
+        items, session.items = session.items, []
+        try:
+            yield
+        finally:
+            session.items = items
+        if not self._config.pluginmanager.hasplugin("terminalreporter"):
+            return
+        writer = self._config.get_terminal_writer()
+        for item in items:
+            writer.line()
+            writer.line(item.nodeid, bold=True)
+            for line in self.describe(item):
+                writer.line(f"  {line}" if line else "")
+
+    def describe(self, item: pytest.Item) -> Iterator[str]:
+        """The sandbox of one test; mounts once for all tests that have the same ones."""
+        spec = item.stash.get(spec_key, None)
+        if spec is None:
+            off = " (--no-isolate)" if self._config.stash[settings_key].no_isolate else ""
+            yield f"no sandbox{off}"
+            return
+        yield f"asked for by {item.stash[place_key]}"
+        places = item.stash[places_key]
+        rows = [(key, show(key, getattr(spec, key)), places.get(key, "default")) for key in KEYS]
+        rows = [row for row in rows if row[0] in places or row[1]]
+        wide = max(len(value) for _, value, _ in rows)
+        yield f"{'namespaces':10} {_NAMESPACES}"
+        for key, value, place in rows:
+            yield f"{key:10} {value:{wide}}  {place}"
+        mounts = tuple(self._mounts(spec))
+        same = self._shown.setdefault(mounts, item.nodeid)
+        if same != item.nodeid:
+            yield f"{'mounts':10} as {same}"
+            return
+        yield "mounts"
+        yield from (f"  {line}" for line in mounts)
+
+    def _mounts(self, spec: Spec) -> Iterable[str]:
+        if self._places is None:
+            found = (private.basetemp(self._config), private.cache_directory(self._config))
+            self._places = [str(path) for path in found if path]
+        try:
+            trees = trees_of_user(os.getcwd())
+            return describe_plan(spec.sandbox(), self._places, rootless=self._rootless, trees=trees)
+        except SetupError as error:
+            return str(error).splitlines()
+
+
+def show(key: str, value: Any) -> str:
+    """A value of a spec for people; empty for one that asks for nothing."""
+    if value is None or value == ():
+        return ""
+    if key in _SIZES:
+        return format_size(value)
+    if key == "cpu":
+        return f"{value:.4g} CPU ({value * 100:.4g} %)"
+    if key == "timeout":
+        return format_duration(value)
+    if isinstance(value, IoLimit):
+        rates = [f"{name} {format_size(rate)}/s" for name in ("read", "write") if (rate := getattr(value, name)) is not None]
+        return ", ".join([*rates, f"of the device of {value.path or 'the working directory'}"])
+    if key == "env":
+        return ", ".join(f"{name} unset" if content is None else f"{name}={content}" for name, content in value)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

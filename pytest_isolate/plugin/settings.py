@@ -7,16 +7,14 @@ are imported where there is a value.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import pytest
 
-from pytest_isolate.plugin import profiles
 from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
 
 if TYPE_CHECKING:
@@ -25,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "configure", "settings_key"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """
+class Settings(NamedTuple):
+    """Not a dataclass: making one takes longer than all the rest of this module in a run without isolation.
+
     Attributes:
         isolate_all: tests without a marker too.
         no_isolate: no test at all; stronger than everything.
@@ -50,7 +48,7 @@ class Settings:
     plan: bool = False
     all_place: str = ""
     layers: tuple[Layer, ...] = ()
-    profiles: Mapping[str, Layer] = field(default_factory=dict)
+    profiles: Mapping[str, Layer] = MappingProxyType({})
 
 
 settings_key: Final = pytest.StashKey[Settings]()
@@ -76,7 +74,12 @@ def configure(config: pytest.Config) -> Settings:
 class _Reader:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.profiles, self.errors = profiles.load(config.rootpath)
+        self.profiles: dict[str, Layer] = {}
+        self.errors: list[str] = []
+        if b"pytest-isolate" in _read(config.rootpath / "pyproject.toml"):
+            from pytest_isolate.plugin import profiles
+
+            self.profiles, self.errors = profiles.load(config.rootpath)
         self.file = config.inipath.name if config.inipath else _COMMAND_LINE
         self.overridden = {text.partition("=")[0] for text in config.getoption("override_ini", None) or ()}
 
@@ -189,13 +192,15 @@ class _Reader:
             return []
         if name in self.profiles:
             return [self.profiles[name]]
-        problem, accepted = profiles.unknown_profile(name, self.profiles)
+        from pytest_isolate.plugin.profiles import unknown_profile
+
+        problem, accepted = unknown_profile(name, self.profiles)
         self.errors.append(f"{place}: {typed}: {problem}; accepted: {accepted}")
         return []
 
 
 def _names() -> set[str]:
-    return {f"isolate_{key.name}" for key in everywhere()} | {ini.name for ini in INI}
+    return {f"isolate_{key.name}" for key in everywhere()} | {name for name, _, _ in INI}
 
 
 def _unknown_ini(config: pytest.Config) -> list[str]:
@@ -233,6 +238,8 @@ def _declared(config: pytest.Config, name: str) -> bool:
 
 
 def _close(name: str) -> str:
+    import difflib
+
     names = sorted(_names())
     return ", ".join(difflib.get_close_matches(name, names) or names)
 
@@ -243,10 +250,14 @@ def _ignored_toml(config: pytest.Config) -> list[str]:
         return []
     found = []
     for name, tables in (("pyproject.toml", ("tool", "pytest")), ("pytest.toml", ("pytest",)), (".pytest.toml", ("pytest",))):
+        if b"isolate_" not in _read(config.rootpath / name):
+            continue
+        from pytest_isolate.plugin.profiles import document
+
         try:
-            values: Any = profiles.table(config.rootpath / name, b"isolate_")
+            values: Any = document(config.rootpath / name)
         except ValueError:
-            continue  # a file that this pytest doesn't read
+            continue  # not TOML, and not read by this pytest
         for table in tables:
             values = values.get(table, {}) if isinstance(values, Mapping) else {}
         where = f"[{'.'.join(tables)}]"
