@@ -77,8 +77,8 @@ def clip(line: Line, width: int, ellipsis: str) -> Line:
         cut = cut_end(text, width - used, ellipsis)
         used += width_of(cut)
         kept.append((cut, styles))
-    while kept and not (stripped := kept[-1][0].rstrip()):
+    while kept and not kept[-1][0].rstrip():
         kept.pop()
     if kept:
-        kept[-1] = (stripped, kept[-1][1])
+        kept[-1] = (kept[-1][0].rstrip(), kept[-1][1])
     return tuple(kept)

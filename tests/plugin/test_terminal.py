@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-
-from tests.support.isolated_runs import run
 
 CONFTEST = """
 import json, os, pytest
@@ -56,10 +56,12 @@ Pytest = Callable[..., pytest.RunResult]
 @pytest.fixture
 def terminal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
     """Runs pytest with the plugin, on a terminal of 100 columns without colour unless a test says otherwise."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-    return lambda *args: run(pytester, monkeypatch, *args).result
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])))
+    return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_xdist_shows_the_same_section_on_the_controller(suite: Pytest) -> None:
     def in_any_order(args: list[str]) -> list[str]:
         return sorted(line.strip() for line in section(suite(*args)))
 
-    assert in_any_order(["-n", "2"]) == in_any_order([])
+    assert in_any_order(["-p", "xdist", "-n", "2"]) == in_any_order([])
 
 
 def test_each_worker_of_dist_each_counts(suite: Pytest) -> None:
@@ -220,7 +222,7 @@ def pytest_collection_finish(session):
         add_note(session.config, "preload numpy")
         add_note(session.config, "preload numpy")
 """)
-    for args in ([], ["-n", "2"]):
+    for args in ([], ["-p", "xdist", "-n", "2"]):
         assert section(suite(*args)).count("note:     preload numpy") == 1
 
 

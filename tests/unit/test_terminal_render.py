@@ -198,8 +198,7 @@ def test_run_without_problems_starts_with_the_table() -> None:
 1 isolated test    cpu s  memory MiB  pids  wall s
 test_a.py::test_b   0.50         3.0     1    0.60
 
-total:    1 isolated test, cpu 500 ms, memory peak 3.0 MiB, pids peak 1, read 0 B, written 0 B,
-          disk 0 B, wall 600 ms
+total:    1 isolated test, cpu 500 ms, memory peak 3.0 MiB, pids peak 1, wall 600 ms
 overhead: median 3 ms, p95 3 ms a test, 3 ms in all
 """)
 
