@@ -38,8 +38,13 @@ class Merged:
     errors: tuple[SpecError, ...]
 
 
-def merge(layers: Iterable[Layer]) -> Merged:
-    """One spec of `layers`, closest first."""
+def merge(layers: Iterable[Layer], *, partial: bool = False) -> Merged:
+    """One spec of `layers`, closest first.
+
+    Args:
+        partial: closer layers are still to come. A key that lacks another one is no contradiction yet, only two
+            given ones that exclude each other are.
+    """
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for layer in layers:
@@ -48,7 +53,8 @@ def merge(layers: Iterable[Layer]) -> Merged:
                 values[key] = value
                 places[key] = layer.place
     spec = Spec(**values)
-    return Merged(spec, places, tuple(error.at(_where(error, places)) for error in contradictions(spec)))
+    found = [error for error in contradictions(spec) if not partial or all(key in places for key in error.key.split("+"))]
+    return Merged(spec, places, tuple(error.at(_where(error, places)) for error in found))
 
 
 def _where(error: SpecError, places: Mapping[str, str]) -> str:

@@ -102,7 +102,7 @@ def _within(path: str, tree: str) -> bool:
 
 
 def contradictions(spec: Spec) -> list[SpecError]:
-    """Every pair of keys that can't both be meant; the errors carry no place yet."""
+    """Every pair of keys that can't both be meant, as `SpecError.key` joined by ``+``; the errors carry no place yet."""
     found = []
     if spec.disk is not None and spec.memory is not None and spec.disk > spec.memory + (spec.swap or 0):
         found.append(
@@ -114,7 +114,7 @@ def contradictions(spec: Spec) -> list[SpecError]:
             )
         )
     if spec.swap is not None and spec.memory is None:
-        found.append(SpecError("swap", f"swap={spec.swap} without a memory cap caps nothing", 'memory="…" beside it'))
+        found.append(SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it'))
     return [*found, *_bad_paths(spec)]
 
 

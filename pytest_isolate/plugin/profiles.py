@@ -73,7 +73,7 @@ def _profile(name: str, values: Any, base: str) -> tuple[Layer, list[str]]:
         return Layer(place, {}), [f"{place}: {values!r} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"]
     checked, errors = parse_keys(values, base, place)
     layer = Layer(place, checked)
-    return layer, [str(error) for error in (*errors, *merge([layer]).errors)]
+    return layer, [str(error) for error in (*errors, *merge([layer], partial=True).errors)]
 
 
 def unknown_profile(name: object, profiles: Mapping[str, Layer]) -> tuple[str, str]:

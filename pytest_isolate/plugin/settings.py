@@ -165,7 +165,7 @@ class _Reader:
         if found:
             from pytest_isolate.model.layers import merge
 
-            self.errors += map(str, merge(found).errors)
+            self.errors += map(str, merge(found, partial=True).errors)
         return tuple(found)
 
     def read(self, given: Mapping[str, Any], base: str, prefix: str, place: Any) -> list[Layer]:

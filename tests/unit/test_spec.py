@@ -44,8 +44,8 @@ def test_weakened_spec_has_the_given_keys_at_their_defaults() -> None:
     [
         ({"disk": 2 << 20, "memory": 1 << 20}, "disk+memory"),
         ({"disk": 3 << 20, "memory": 1 << 20, "swap": 1 << 20}, "disk+memory"),
-        ({"swap": 1}, "swap"),
-        ({"swap": 0}, "swap"),
+        ({"swap": 1}, "swap+memory"),
+        ({"swap": 0}, "swap+memory"),
         ({"writable": ("/",)}, "writable"),
         ({"writable": ("/proc/self",)}, "writable"),
         ({"writable": ("/dev",)}, "writable"),
@@ -87,3 +87,10 @@ def test_contradiction_between_layers_names_the_place_of_each_key() -> None:
 def test_contradiction_within_a_layer_names_it_once() -> None:
     (error,) = merge([Layer("the marker", {"memory": 1 << 20, "disk": 2 << 20})]).errors
     assert error.place == "the marker"
+
+
+def test_key_that_lacks_its_companion_is_accepted_while_closer_layers_are_to_come() -> None:
+    assert merge([Layer("option", {"swap": 0})], partial=True).errors == ()
+    (error,) = merge([Layer("option", {"swap": 0})]).errors
+    assert error.place == "option"
+    assert len(merge([Layer("option", {"disk": 2 << 20, "memory": 1 << 20})], partial=True).errors) == 1
