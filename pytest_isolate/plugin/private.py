@@ -76,7 +76,11 @@ def set_up_overridden(request: Any, name: str, definitions: Sequence[pytest.Fixt
 
 def all_fixtures(session: pytest.Session) -> Iterator[pytest.FixtureDef[Any]]:
     """Every definition that the session knows; only pytest's fixture manager lists them."""
-    for definitions in list(session._fixturemanager._arg2fixturedefs.values()):
+    manager: Any = session._fixturemanager
+    if hasattr(manager, "_get_all_fixture_defs"):  # since pytest 9.2
+        yield from list(manager._get_all_fixture_defs())
+        return
+    for definitions in list(manager._arg2fixturedefs.values()):
         yield from definitions
 
 
@@ -112,6 +116,15 @@ def forget_instance(item: pytest.Item) -> None:
 def skip_at_item(reason: str) -> BaseException:
     """A skip that is reported at the test, as that of a mark is, and not at the line of the plugin that raised it."""
     return pytest.skip.Exception(reason, _use_item_location=True)
+
+
+def output_is_held(config: pytest.Config) -> bool:
+    """Whether nothing that a test writes reaches the terminal before its report does."""
+    option = config.option
+    logging = config.pluginmanager.getplugin("logging-plugin")
+    live = logging is not None and logging._log_cli_enabled()
+    shown = option.setupshow or option.setuponly or option.usepdb or option.trace
+    return option.capture == "fd" and not live and not shown
 
 
 # --- reports ------------------------------------------------------------------------------------------------------
@@ -258,16 +271,10 @@ def cache_directory(config: pytest.Config) -> Path | None:
 # --- configuration ------------------------------------------------------------------------------------------------
 
 
-def ini_names(config: pytest.Config) -> list[str]:
-    """The keys that the configuration file (and ``-o``) gives, known or not.
+def ini_names(config: pytest.Config) -> set[str]:
+    """The keys that the ini file and ``-o`` give, known or not.
 
-    `getini` takes known names only; `Config.inicfg`, public once, is deprecated since pytest 9.0 (`_inicfg` there).
+    `getini` answers for known names only; `inicfg`, public once, is deprecated since pytest 9.0 and `_inicfg` there.
     """
     given: Any = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
-    return [*given, *(text.partition("=")[0] for text in config.getoption("override_ini", None) or ())]
-
-
-def ini_names(config: pytest.Config) -> set[str]:
-    """Every key that the ini file and -o set, known or not; public getini() answers for one name only."""
-    given = getattr(config, "_inicfg", None)
-    return set(given if given is not None else config.inicfg)
+    return {*given, *(text.partition("=")[0] for text in config.getoption("override_ini", None) or ())}
