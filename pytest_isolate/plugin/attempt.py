@@ -12,8 +12,9 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NoReturn
 
@@ -23,8 +24,8 @@ from pytest_isolate.kernel.signals import block_signals, restore_signals
 from pytest_isolate.model.errors import error_from_json
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
-from pytest_isolate.plugin import private
-from pytest_isolate.plugin.child import Child, take_terminal
+from pytest_isolate.plugin import private, reports
+from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
 from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
@@ -72,14 +73,21 @@ class Outside:
     terminal: int
     foreground: bool
     measured: Measured | None = None
+    unreaped: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, config: pytest.Config) -> Outside:
         terminal = _controlling_terminal()
         foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
-        return cls(CrashFile(), Refusals(), FaultTimer(*private.faulthandler_settings(config)), terminal, foreground)
+        timer = FaultTimer(*private.faulthandler_settings(config))
+        return cls(CrashFile(), Refusals(), timer, terminal, foreground)
+
+    def reap(self, flags: int = os.WNOHANG) -> None:
+        """Wait for test processes that gave all their reports and were on their way out then."""
+        self.unreaped[:] = [pid for pid in self.unreaped if not os.waitpid(pid, flags)[0]]
 
     def close(self) -> None:
+        self.reap(0)
         self.crash.close()
         self.refusals.close()
         if self.terminal >= 0:
@@ -135,6 +143,9 @@ class Attempt:
         self._deadline: float | None = None
         self._events: Events | None = None
         self._has_terminal = False
+        self._figures: Usage | None = None
+        self._pid_inside = 0
+        self._failed = False
 
     # --- the fork ---
 
@@ -148,6 +159,7 @@ class Attempt:
             SetupError, SandboxGone: there is no test process.
         """
         outside = self._outside
+        outside.reap()
         outside.crash.clear()
         outside.refusals.clear()
         outside.timer.stop()
@@ -162,11 +174,17 @@ class Attempt:
             os.close(ours)
             os.close(theirs)
             self._box.release()
+            self._events = Events()
             restore_signals(mask)
             raise
         if pid == 0:
             os.close(ours)
-            child = self._child(theirs, hooks)
+            try:
+                child = self._child(theirs, hooks)
+            except BaseException:
+                # It must not go on as a second pytest process.
+                send(theirs, encode({"kind": "escaped", "trace": traceback.format_exc()})[0])
+                os._exit(EXIT_UNREPORTED)
             restore_signals(mask)
             return child
         os.close(theirs)
@@ -241,13 +259,16 @@ class Attempt:
         self._go("teardown")
         self.wait()
         if self._process is not None:
-            self._reap(self._process)
+            if not self._end_early(self._process):
+                self._reap(self._process)
             self._end()
         if self.verdict is not None and self.verdict.leak_fails and self.verdict.leak:
             fail_at(self.item, self.verdict.leak.text())
 
     def sections(self) -> list[tuple[str, str]]:
         """What a failing report says beside its failure."""
+        if self._events is None and self._process is None:  # nothing ever ran in it
+            return []
         events = self._events if self._events is not None else self._box.events()
         verdict = self.verdict or judge(Ending(None, self._phase, self.spec, events, self._box.usage()))
         found = [(finding.title, finding.text()) for finding in verdict.findings if finding not in (verdict.cause, verdict.leak)]
@@ -261,6 +282,7 @@ class Attempt:
         return found
 
     def _go(self, phase: Phase) -> None:
+        # Not before: both processes share the file that pytest captures into, and the end of a phase here empties it.
         self._phase = phase
         self._answer({})
 
@@ -304,13 +326,15 @@ class Attempt:
             self._outside.measured.merge(collected)
         match frame["kind"]:
             case "report":
-                report = config.hook.pytest_report_from_serializable(config=config, data=frame["report"])
+                report = reports.restored(config, frame)
                 self.given[frame["when"]] = Given(report, frame.get("error"))
+                self._failed = self._failed or report.failed
                 self.imports = frame.get("imports", ())
+                self._pid_inside = frame.get("pid", 0)
                 return True
             case "extra":
-                report = config.hook.pytest_report_from_serializable(config=config, data=frame["report"])
-                with private.without_capture(config):
+                report = reports.restored(config, frame)
+                with nullcontext() if frame["held"] else private.without_capture(config):
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
             case "usage":
@@ -388,6 +412,29 @@ class Attempt:
             if self._has_terminal:
                 take_terminal(self._outside.terminal)
 
+    def _end_early(self, process: _Process) -> bool:
+        """Let go of a test process that has given all its reports and has only its exit before it.
+
+        Its exit, the freeing of a copy of pytest's memory, then goes on beside the next test. Not where more is
+        to be learnt from it: it left processes, there are no figures but wait4(2)'s, the terminal is to come back.
+        """
+        # By pid and not by number: it may be gone already, and one that it left be the only one.
+        others = any(other.pid != self._pid_inside for other in self._box.processes())
+        if self._has_terminal or others or self._used().cpu_seconds is None:
+            return False
+        self._stopped = time.perf_counter()
+        process.status = 0
+        os.close(process.pidfd)
+        os.close(process.channel)
+        self._outside.unreaped.append(process.pid)
+        return True
+
+    def _used(self) -> Usage:
+        """The sandbox's figures, read once: at the end."""
+        if self._figures is None:
+            self._figures = self._box.usage()
+        return self._figures
+
     def _end(self, *, stack: str | None = None, running: Sequence[ProcessInfo] = (), killed: bool = False) -> None:
         """Judge what came of it and give the sandbox back."""
         process, self._process = self._process, None
@@ -395,15 +442,16 @@ class Attempt:
             return
         self._reap(process)
         box = self._box
-        left = () if killed else box.processes()
-        usage = box.usage()
+        left = () if killed or process.pid in self._outside.unreaped else box.processes()
+        usage = self._used()
         if usage.cpu_seconds is None:
             # No cgroup: what the kernel adds up for the test process and the descendants that were waited for.
             user, system = process.cpu
             usage = replace(usage, cpu_seconds=user + system, cpu_user_seconds=user, cpu_system_seconds=system)
-        self._events = events = box.events()
         status = process.status
         missing = not killed and self._phase not in self.given
+        # Where the network was refused is told by failing reports alone.
+        self._events = events = box.events([process.pid], network=self._failed or missing or killed)
         gone = ""
         if missing and status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and _dies(box):
             gone = "its init was killed, or the builder that held it"

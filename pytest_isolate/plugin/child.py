@@ -18,7 +18,7 @@ import pytest
 
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Usage
-from pytest_isolate.plugin import private, wide
+from pytest_isolate.plugin import private, reports, wide
 from pytest_isolate.plugin.likeness import described
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.preload import ImportTimer
@@ -57,7 +57,6 @@ class Child:
         self._terminal = terminal
         self._imports = ImportTimer()
         self._phase_report: pytest.TestReport | None = None
-        self._running = True  # forked in the middle of the set-up phase
         self._setup_show = bool(getattr(item.config.option, "setupshow", False))
 
     def settle(self, hooks: object) -> None:
@@ -79,18 +78,12 @@ class Child:
     # --- pytest's hooks, called by the protocol ---
 
     def enter(self) -> None:
-        """A phase's hooks start to run."""
-        self._running = True
+        """A phase begins."""
         if self._setup_show:
             self.item.config.option.setupshow = True
 
-    def leave(self) -> None:
-        self._running = False
-
     def made_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """After pytest_runtest_makereport: send the phase's report and wait until it is logged; one of a subtest passes."""
-        if self._running:
-            return
+        """After pytest_runtest_makereport for a phase: send the report and wait until it is logged."""
         self._phase_report = report
         last = call.when == "teardown"
         if last and private.interactive(call, report):  # there is no later moment
@@ -100,6 +93,7 @@ class Child:
             frame["error"] = described(call.excinfo.value)
         if last:
             frame["imports"] = self._imports.measured()
+            frame["pid"] = os.getpid()
             if self._measured is not None:
                 frame["coverage"] = self._measured.collected()
         private.flush(self.item.config)
@@ -115,7 +109,9 @@ class Child:
         if report is self._phase_report:
             return
         private.flush(self.item.config)
-        self._send(self._report_frame("extra", report))
+        frame = self._report_frame("extra", report)
+        frame["held"] = private.output_is_captured(self.item.config)
+        self._send(frame)
         self._take_turn()
 
     def escaped(self, error: BaseException | None) -> NoReturn:
@@ -153,7 +149,10 @@ class Child:
     def _report_frame(self, kind: str, report: pytest.TestReport) -> Frame:
         config = self.item.config
         data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        return {"kind": kind, "when": report.when, "report": data, "relays": self._changes()}
+        frame = {"kind": kind, "when": report.when, "report": data, "relays": self._changes()}
+        if (shown := reports.shown(report)) is not None:
+            frame["shown"] = shown
+        return frame
 
     def _changes(self) -> dict[str, Any]:
         return {name: changes for name, relay in self._relays.items() if (changes := relay.changes()) is not None}

@@ -7,13 +7,15 @@ name and may be absent.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pluggy
 import pytest
 from _pytest.compat import NOTSET
 from _pytest.faulthandler import fault_handler_stderr_fd_key
@@ -31,6 +33,7 @@ __all__ = [
     "all_fixtures",
     "basetemp",
     "cache_directory",
+    "called_for_phase",
     "captured_sections",
     "drop_finalizers",
     "failed_subtests",
@@ -55,6 +58,7 @@ __all__ = [
 ]
 
 Finalizer = Callable[[], object]
+_PLUGGY: Final = os.path.dirname(pluggy.__file__)
 
 
 # --- fixtures and the set-up stack --------------------------------------------------------------------------------
@@ -118,15 +122,6 @@ def skip_at_item(reason: str) -> BaseException:
     return pytest.skip.Exception(reason, _use_item_location=True)
 
 
-def output_is_held(config: pytest.Config) -> bool:
-    """Whether nothing that a test writes reaches the terminal before its report does."""
-    option = config.option
-    logging = config.pluginmanager.getplugin("logging-plugin")
-    live = logging is not None and logging._log_cli_enabled()
-    shown = option.setupshow or option.setuponly or option.usepdb or option.trace
-    return option.capture == "fd" and not live and not shown
-
-
 # --- reports ------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +133,18 @@ def captured_sections(item: pytest.Item) -> list[tuple[str, str, str]]:
 def interactive(call: pytest.CallInfo[Any], report: pytest.TestReport) -> bool:
     """Whether pytest would call pytest_exception_interact."""
     return check_interactive_exception(call, report)
+
+
+def called_for_phase() -> bool:
+    """Whether pytest_runtest_makereport is running for a phase of `runtestprotocol`, and not for a subtest.
+
+    The two calls have equal arguments; what called the hook is all that tells them apart. Plugins that copy
+    pytest's runner (flaky) keep the function's name.
+    """
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename.startswith(_PLUGGY) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_name == "call_and_report"
 
 
 def only_logreport(config: pytest.Config, plugin: object) -> None:
@@ -207,6 +214,13 @@ def without_capture(config: pytest.Config) -> AbstractContextManager[None]:
     """Output of the plugin's process goes to the terminal, also while a test's output is captured."""
     capture = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else nullcontext()
+
+
+def output_is_captured(config: pytest.Config) -> bool:
+    """Whether what pytest prints now would be captured: unittest's subtests are logged without suspending it."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    running = getattr(capture, "_global_capturing", None)
+    return running is not None and running._state == "started"
 
 
 def stream_encoding(writer: Any) -> str:

@@ -196,41 +196,25 @@ class Protocol:
 
     # --- phases ---
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self) -> Steps:
-        __tracebackhide__ = True
-        try:
-            return (yield)
-        finally:
-            if self.child is not None:
-                self.child.leave()
+    # No wrappers: an exception that passes through one leaves its frame in native tracebacks.
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self) -> Steps:
-        __tracebackhide__ = True
-        return (yield from self._phase())
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self) -> None:
+        if self.child is not None:
+            self.child.enter()
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Steps:
-        __tracebackhide__ = True
-        return (yield from self._phase())
-
-    def _phase(self) -> Steps:
-        __tracebackhide__ = True
-        child = self.child
-        if child is None:
-            return (yield)
-        child.enter()
-        try:
-            return (yield)
-        finally:
-            child.leave()
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self) -> None:
+        if self.child is not None:
+            self.child.enter()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Steps:
         if self.child is not None:
+            of_phase = private.called_for_phase()  # and not for a subtest, whose report is logged at once
             report = yield
-            self.child.made_report(call, report)
+            if of_phase:
+                self.child.made_report(call, report)
             return report
         if self.attempt is None or self.attempt.item is not item:
             return (yield)

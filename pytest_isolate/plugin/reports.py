@@ -11,11 +11,11 @@ import os
 from typing import Any, NoReturn
 
 import pytest
-from _pytest._code.code import ExceptionChainRepr
+from _pytest._code.code import ExceptionChainRepr, TerminalRepr
 
 from pytest_isolate.plugin import private
 
-__all__ = ["fail_at", "join_captured", "one", "set_captured"]
+__all__ = ["fail_at", "join_captured", "one", "restored", "set_captured", "shown"]
 
 _ORDER = {"stdout": 0, "stderr": 1, "log": 2}  # that of pytest's own wrappers
 _ALSO = "\nThe teardown of wider fixtures, in the pytest process, failed as well:\n"
@@ -37,6 +37,66 @@ def fail_at(item: pytest.Item, text: str) -> NoReturn:
     code = compile("\n" * (line or 0) + "raise error from None", os.fspath(path), "exec")
     exec(code, {"error": error})  # noqa: S102 - the line above
     raise error
+
+
+_WRITES = ("line", "sep", "write")
+_WIRE_ONLY = ("$report_type", "_report_type", "_subtest.context")
+
+
+class Shown(TerminalRepr):
+    """A failure as it was written on a terminal: text with its colours.
+
+    pytest's JSON keeps the structure of exceptions only; of doctests and missing fixtures it keeps the text, which then
+    counts as a message and is repeated in the short summary.
+    """
+
+    def __init__(self, calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
+        self._calls = calls
+
+    def toterminal(self, tw: Any) -> None:
+        for name, args, markup in self._calls:
+            getattr(tw, name)(*args, **markup)
+
+
+class _Writer:
+    """In place of pytest's TerminalWriter: notes what is written."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.hasmarkup = True
+        self.fullwidth = 80
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _WRITES:
+            raise AttributeError(name)
+        return lambda *args, **markup: self.calls.append((name, args, markup))
+
+
+def shown(report: pytest.TestReport) -> Any:
+    """For the wire, beside the report: how its failure looks, where pytest's JSON would lose that; else None."""
+    failure = report.longrepr
+    if not hasattr(failure, "toterminal") or hasattr(failure, "reprtraceback"):
+        return None
+    writer = _Writer()
+    try:
+        failure.toterminal(writer)
+    except Exception:  # noqa: BLE001 - a plugin's own kind that writes in another way: then it is text
+        return None
+    return writer.calls
+
+
+def restored(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
+    """The report of a frame, as it was before it was JSON."""
+    data = frame["report"]
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+    for name in _WIRE_ONLY:
+        vars(report).pop(name, None)
+    if (calls := frame.get("shown")) is not None:
+        report.longrepr = Shown(calls)
+    if (context := data.get("_subtest.context")) is not None and hasattr(report, "context"):
+        # pytest takes the repr of each parameter in the constructor, and so once more of those that are reprs already.
+        object.__setattr__(report.context, "kwargs", context["kwargs"])
+    return report
 
 
 def join_captured(item: pytest.Item, phase: str) -> bool:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import pytest
 
@@ -22,6 +23,9 @@ from pytest_isolate.plugin.settings import Settings
 from pytest_isolate.sandbox import Pool, Sandbox
 
 __all__ = ["Obtained", "Supply"]
+
+_KILLED_READY: Final = 8
+"""More than the pool keeps ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,6 @@ class Supply:
             pytest.fail.Exception: none can be had; the text says which step failed and what helps.
             pytest.skip.Exception: the machine lacks something, and the run skips such tests.
         """
-        __tracebackhide__ = True
         weakened: list[str] = []
         while True:
             try:
@@ -75,13 +78,17 @@ class Supply:
 
     def _acquire(self, spec: Spec) -> Sandbox:
         pool = self.start()
-        try:
-            return pool.acquire(spec)
-        except SandboxGone:  # the builder was killed between two tests
-            return pool.acquire(spec)
+        for _ in range(_KILLED_READY):
+            try:
+                box = pool.acquire(spec)
+            except SandboxGone:  # the builder was killed between two tests; the pool starts another
+                continue
+            if box.alive():
+                return box
+            box.release()  # it was ready before, and died with the builder
+        return pool.acquire(spec)
 
     def _without(self, spec: Spec, error: MissingCapability) -> Spec:
-        __tracebackhide__ = True
         missing = self._settings.missing
         if missing == "skip":
             raise private.skip_at_item(f"isolate: {error.message}")

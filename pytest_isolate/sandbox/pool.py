@@ -60,7 +60,7 @@ class Pool:
         self._expected = iter(specs)
         if self._refused is None:
             self.start()
-            self._top_up()
+            self.top_up()
 
     def acquire(self, spec: Spec) -> Sandbox:
         """A sandbox for `spec`, at once if one is ready.
@@ -78,13 +78,22 @@ class Pool:
         number = self._take_order(builder, spec.sandbox())
         try:
             answer = builder.answer(number)
-            self._top_up()
         except SandboxGone:
             self._abandon()
             raise
         if "error" in answer:
             raise error_from_json(answer["error"])
         return builder.placement(number, spec, answer)
+
+    def top_up(self) -> None:
+        """Order what comes next. Called when a sandbox is given back and not when one is taken: the builder then works
+        while its user prepares the next fork, and not on the CPU that the fresh child is to start on."""
+        builder = self._builder
+        while builder is not None and len(self._orders) < self._depth:
+            if (spec := next(self._expected, None)) is None:
+                return
+            wanted = spec.sandbox()
+            self._orders.append((self._order(builder, wanted), wanted))
 
     def facts(self) -> Facts:
         """Waits for the builder's greeting. Raises as `acquire`."""
@@ -119,14 +128,6 @@ class Pool:
         self._next += 1
         builder.order(self._next, spec)
         return self._next
-
-    def _top_up(self) -> None:
-        builder = self._builder
-        while builder is not None and len(self._orders) < self._depth:
-            if (spec := next(self._expected, None)) is None:
-                return
-            wanted = spec.sandbox()
-            self._orders.append((self._order(builder, wanted), wanted))
 
     def _abandon(self) -> None:
         """Bury a builder that ended by itself; the next use starts another."""

@@ -214,11 +214,12 @@ class Sandbox:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
 
-    def events(self, known: Collection[int] = ()) -> Events:
+    def events(self, known: Collection[int] = (), *, network: bool = True) -> Events:
         """What ran into a limit so far.
 
         Args:
             known: pids outside of processes that were inside, as `fork` gave them: helps to name OOM victims.
+            network: also read the tables of the network namespace, which cost more than all the rest.
         """
         group = self._place.group
         counted = read_events(group) if group is not None else None
@@ -230,7 +231,7 @@ class Sandbox:
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
             disk_full=disk is not None and disk.f_bfree == 0,
-            refused_packets=refused_packets(self.init_pid) if self.spec.net != "host" else 0,
+            refused_packets=refused_packets(self.init_pid) if network and self.spec.net != "host" else 0,
         )
 
     def _disk(self) -> os.statvfs_result | None:
@@ -267,6 +268,8 @@ class Sandbox:
         self._signal_init()
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
+        if self._pool is not None:
+            self._pool.top_up()
 
 
 def _readable(pidfd: int, seconds: float) -> bool:
