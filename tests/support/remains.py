@@ -47,3 +47,29 @@ def _directories(prefix: str) -> set[str]:
 def _mounts(prefix: str) -> set[str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
         return {line.split()[4] for line in file if f"/{prefix}" in line}
+
+
+def builder_of(pid: int) -> list[int]:
+    """The builders that process `pid` started."""
+    return [child for child in _children(pid) if any(b"pytest_isolate.sandbox.builder" in word for word in _words(child))]
+
+
+def inits_of(pid: int) -> list[int]:
+    """The inits of the builders of process `pid`."""
+    return [child for builder in builder_of(pid) for child in _children(builder) if _words(child)[:1] == [b"pytest-isolate-init"]]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
