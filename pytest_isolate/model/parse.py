@@ -14,7 +14,7 @@ from typing import Any, Final
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.spec import IoLimit
-from pytest_isolate.model.units import parse_cpu, parse_duration, parse_rate, parse_size
+from pytest_isolate.model.units import parse_cpu, parse_duration, parse_rate, parse_size, shown
 
 __all__ = ["parse_key", "parse_keys"]
 
@@ -53,7 +53,7 @@ def parse_keys(
     errors: list[SpecError] = []
     for name, value in values.items():
         if name not in KEYS:
-            errors.append(SpecError(str(name), "no such key", ", ".join((*KEYS, *also)), place))
+            errors.append(SpecError(name, "no such key", ", ".join((*KEYS, *also)), place))
             continue
         try:
             checked[name] = parse_key(name, value, base, text=text)
@@ -90,7 +90,7 @@ def _choice(*choices: str) -> Callable[[Any, str], str]:
     def parse(value: Any, _base: str) -> str:
         if isinstance(value, str) and value in choices:
             return value
-        raise ValueError(f"{value!r} is not accepted")
+        raise ValueError(f"{shown(value)} is not accepted")
 
     return parse
 
@@ -98,34 +98,34 @@ def _choice(*choices: str) -> Callable[[Any, str], str]:
 def _pids(value: Any, _base: str) -> int:
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if isinstance(number, bool) or not isinstance(number, int):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     if number < 1:
-        raise ValueError(f"{value!r} leaves no task for the test itself")
+        raise ValueError(f"{shown(value)} leaves no task for the test itself")
     if number > _PIDS_MAX:
-        raise ValueError(f"{value!r} is more than Linux can have ({_PIDS_MAX})")
+        raise ValueError(f"{shown(value)} is more than Linux can have ({_PIDS_MAX})")
     return number
 
 
 def _disk(value: Any, _base: str) -> int:
     size = parse_size(value)
     if size < 65536:
-        raise ValueError(f"{value!r} has no room for the writable layer's own directories (64 KiB)")
+        raise ValueError(f"{shown(value)} has no room for the writable layer's own directories (64 KiB)")
     return size
 
 
 def _memory(value: Any, _base: str) -> int:
     size = parse_size(value)
     if size < 1 << 20:
-        raise ValueError(f"{value!r} is less than 1 MiB: no process would start")
+        raise ValueError(f"{shown(value)} is less than 1 MiB: no process would start")
     return size
 
 
 def _io(value: Any, base: str) -> IoLimit:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is not a mapping")
+        raise ValueError(f"{shown(value)} is not a mapping")
     unknown = sorted(set(value) - {"read", "write", "path"}, key=str)
     if unknown:
-        raise ValueError(f"unknown entry {unknown[0]!r}")
+        raise ValueError(f"unknown entry {shown(unknown[0])}")
     if not {"read", "write"} & set(value):
         raise ValueError("neither 'read' nor 'write' given")
     limits = {}
@@ -140,10 +140,10 @@ def _io(value: Any, base: str) -> IoLimit:
 
 def _path(value: Any, base: str) -> str:
     if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(f"{value!r} is not a path")
+        raise ValueError(f"{shown(value)} is not a path")
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(f"{value!r} is not a path")
+        raise ValueError(f"{shown(value)} is not a path")
     path = os.path.normpath(os.path.join(base, os.path.expanduser(path)))
     # POSIX lets "//x" be something else than "/x", so normpath keeps it; on Linux it is the same.
     return "/" + path.lstrip("/") if path.startswith("//") else path
@@ -151,25 +151,25 @@ def _path(value: Any, base: str) -> str:
 
 def _paths(value: Any, base: str) -> tuple[str, ...]:
     if isinstance(value, (str, os.PathLike)) or not isinstance(value, Sequence):
-        raise ValueError(f"{value!r} is not a list")
+        raise ValueError(f"{shown(value)} is not a list")
     return tuple(dict.fromkeys(_path(path, base) for path in value))
 
 
 def _env(value: Any, _base: str) -> tuple[tuple[str, str | None], ...]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is not a mapping")
+        raise ValueError(f"{shown(value)} is not a mapping")
     for name, content in value.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise ValueError(f"{name!r} can't be a variable's name")
+            raise ValueError(f"{shown(name)} can't be a variable's name")
         if content is not None and (not isinstance(content, str) or "\0" in content):
-            raise ValueError(f"{name}={content!r} is not a string")
+            raise ValueError(f"{name}={shown(content)} is not a string")
     return tuple(sorted(value.items()))
 
 
 def _hostname(value: Any, _base: str) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", value, re.ASCII):
         return value
-    raise ValueError(f"{value!r} is not a host name")
+    raise ValueError(f"{shown(value)} is not a host name")
 
 
 def _user(value: Any, _base: str) -> str | int:
@@ -179,7 +179,7 @@ def _user(value: Any, _base: str) -> str | int:
         return value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
         return value
-    raise ValueError(f"{value!r} is not accepted")
+    raise ValueError(f"{shown(value)} is not accepted")
 
 
 _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {

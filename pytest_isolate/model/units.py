@@ -17,6 +17,7 @@ __all__ = [
     "parse_duration",
     "parse_rate",
     "parse_size",
+    "shown",
 ]
 
 _SIZES: Final = {
@@ -36,26 +37,26 @@ _QUANTITY: Final = r"([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z%]*)"
 def _quantity(value: object) -> tuple[int | float, str]:
     """Split into number and suffix; whole numbers stay exact. Raises ValueError unless it's a non-negative quantity."""
     if isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a quantity")
+        raise ValueError(f"{shown(value)} is not a quantity")
     if isinstance(value, (int, float)):
         if not 0 <= value <= 1e30:
-            raise ValueError(f"{value!r} is negative or beyond all measure")
+            raise ValueError(f"{shown(value)} is negative or beyond all measure")
         return value, ""
     if isinstance(value, str) and (match := re.fullmatch(_QUANTITY, value.strip(), re.ASCII)):
         return float(match[1]) if "." in match[1] else int(match[1]), match[2]
-    raise ValueError(f"{value!r} is not a quantity")
+    raise ValueError(f"{shown(value)} is not a quantity")
 
 
 def parse_cpu(value: object) -> float:
     """Number of CPUs: ``"20%"`` is 0.2. Raises ValueError, also below 1 % (the kernel's least quota is 1 ms)."""
     number, suffix = _quantity(value)
     if suffix not in ("", "%"):
-        raise ValueError(f"unknown unit {suffix!r} in {value!r}")
+        raise ValueError(f"unknown unit {suffix!r} in {shown(value)}")
     cpus = number / 100 if suffix else number
     if cpus < 0.01:
-        raise ValueError(f"{value!r} is less than 1% of a CPU, the least the kernel can cap")
+        raise ValueError(f"{shown(value)} is less than 1% of a CPU, the least the kernel can cap")
     if cpus > _MOST_CPUS:
-        raise ValueError(f"{value!r} is more CPUs than Linux can have ({_MOST_CPUS})")
+        raise ValueError(f"{shown(value)} is more CPUs than Linux can have ({_MOST_CPUS})")
     return float(cpus)
 
 
@@ -63,12 +64,12 @@ def parse_size(value: object) -> int:
     """Bytes. Raises ValueError."""
     number, suffix = _quantity(value)
     if suffix not in _SIZES:
-        raise ValueError(f"unknown unit {suffix!r} in {value!r}")
+        raise ValueError(f"unknown unit {suffix!r} in {shown(value)}")
     if isinstance(number, float) and _SIZES[suffix] == 1:
-        raise ValueError(f"{value!r} is not a whole number of bytes")
+        raise ValueError(f"{shown(value)} is not a whole number of bytes")
     size: int = round(number * _SIZES[suffix])
     if size >= 2**63:
-        raise ValueError(f"{value!r} is more than the kernel can count (8 EiB)")
+        raise ValueError(f"{shown(value)} is more than the kernel can count (8 EiB)")
     return size
 
 
@@ -78,11 +79,11 @@ def parse_rate(value: object) -> int:
     if isinstance(value, str):
         text = value.strip()
         if not text.endswith("/s") and not text.isdigit():
-            raise ValueError(f"{value!r} has no '/s'")
+            raise ValueError(f"{shown(value)} has no '/s'")
         size = text.removesuffix("/s")
     rate = parse_size(size)
     if rate < 1:
-        raise ValueError(f"{value!r} stops all I/O")
+        raise ValueError(f"{shown(value)} stops all I/O")
     return rate
 
 
@@ -90,12 +91,12 @@ def parse_duration(value: object) -> float:
     """Seconds, more than 0. Raises ValueError."""
     number, suffix = _quantity(value)
     if suffix not in _DURATIONS:
-        raise ValueError(f"unknown unit {suffix!r} in {value!r}")
+        raise ValueError(f"unknown unit {suffix!r} in {shown(value)}")
     if number <= 0:
-        raise ValueError(f"{value!r} ends every test before it starts")
+        raise ValueError(f"{shown(value)} ends every test before it starts")
     seconds = number * _DURATIONS[suffix]
     if seconds > _LONGEST:
-        raise ValueError(f"{value!r} is longer than a week")
+        raise ValueError(f"{shown(value)} is longer than a week")
     return seconds
 
 
@@ -116,3 +117,12 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def shown(value: object) -> str:
+    """`repr` of what somebody typed, for a message: at most 200 characters, and never an exception of its own."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - any code of the value's class may run
+        text = f"<{type(value).__name__} object>"
+    return text if len(text) <= 200 else text[:199] + "…"

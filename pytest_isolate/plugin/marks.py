@@ -83,6 +83,9 @@ class Marks:
         for collector, found in errors.items():
             report = pytest.CollectReport(collector.nodeid, "failed", _text(found.values()), [])
             collector.ihook.pytest_collectreport(report=report)
+        session = collector.session
+        if session.shouldfail:  # -x, --maxfail; the next collector would have stopped at this
+            raise session.Failed(session.shouldfail)
 
 
 def _file(item: pytest.Item) -> pytest.Collector:

@@ -17,6 +17,7 @@ from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.model.units import shown
 from pytest_isolate.plugin.profiles import unknown_profile
 from pytest_isolate.plugin.settings import Settings
 
@@ -112,7 +113,7 @@ class Resolver:
 
     def _marker(self, mark: pytest.Mark, place: str) -> _Marker:
         errors = [
-            SpecError("positional argument", f"{argument!r} has no name", "keywords: " + ", ".join((*KEYS, *_EXTRA)), place)
+            SpecError("positional argument", f"{shown(argument)} has no name", "keywords: " + ", ".join((*KEYS, *_EXTRA)), place)
             for argument in mark.args
         ]
         own = {name: value for name, value in mark.kwargs.items() if name not in _EXTRA}
@@ -127,7 +128,7 @@ class Resolver:
                 errors.append(SpecError("profile", *unknown_profile(name, self._settings.profiles), place))
         enabled = mark.kwargs.get("enabled")
         if "enabled" in mark.kwargs and not isinstance(enabled, bool):
-            errors.append(SpecError("enabled", f"{enabled!r} is not a truth value", "True or False", place))
+            errors.append(SpecError("enabled", f"{shown(enabled)} is not a truth value", "True or False", place))
             enabled = None
         return _Marker(tuple(layers), enabled, tuple(errors))
 

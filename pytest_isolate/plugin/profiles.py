@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_keys
+from pytest_isolate.model.units import shown
 
 __all__ = ["document", "load", "unknown_profile"]
 
@@ -48,7 +49,7 @@ def load(rootdir: Path) -> tuple[dict[str, Layer], list[str]]:
     if not isinstance(ours, Mapping):
         return {}, [f"{FILE}: [tool.{_TABLE}] is not a table"]
     errors = [
-        f"{FILE}: [tool.{_TABLE}] has no key {name!r}; accepted: tables [tool.{_TABLE}.profiles.NAME]"
+        f"{FILE}: [tool.{_TABLE}] has no key {shown(name)}; accepted: tables [tool.{_TABLE}.profiles.NAME]"
         for name in ours
         if name != "profiles"
     ]
@@ -68,9 +69,9 @@ def _tool(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _profile(name: str, values: Any, base: str) -> tuple[Layer, list[str]]:
-    place = f"profile {name!r} of {FILE}"
+    place = f"profile {shown(name)} of {FILE}"
     if not isinstance(values, Mapping):
-        return Layer(place, {}), [f"{place}: {values!r} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"]
+        return Layer(place, {}), [f"{place}: {shown(values)} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"]
     checked, errors = parse_keys(values, base, place)
     layer = Layer(place, checked)
     return layer, [str(error) for error in (*errors, *merge([layer], partial=True).errors)]
@@ -80,5 +81,5 @@ def unknown_profile(name: object, profiles: Mapping[str, Layer]) -> tuple[str, s
     """The problem with a `name` that isn't in `profiles`, and the accepted form."""
     table_name = f"[tool.{_TABLE}.profiles.NAME] in the rootdir's {FILE}"
     if not profiles:
-        return f"no profile {name!r}: there is no {table_name}", f"a name for which {table_name} exists"
-    return f"no profile {name!r}", f"{', '.join(map(repr, sorted(profiles)))} (from {table_name})"
+        return f"no profile {shown(name)}: there is no {table_name}", f"a name for which {table_name} exists"
+    return f"no profile {shown(name)}", f"{', '.join(map(repr, sorted(profiles)))} (from {table_name})"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pytest_isolate.model.units import format_duration, format_size, parse_cpu, parse_duration, parse_rate, parse_size
+from pytest_isolate.model.units import format_duration, format_size, parse_cpu, parse_duration, parse_rate, parse_size, shown
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,11 @@ def test_cpu_share_is_read_as_a_number_of_cpus(text: object, cpus: float) -> Non
     assert isinstance(parse_cpu(text), float)
 
 
-@pytest.mark.parametrize("text", ["", "20 bananas", "20%%", "-20%", -1, 0, "0%", 0.009, True, None, "nan", float("nan"), float("inf"), "1e3", "20m", 8193, 10**400, [1], b"20%"])
+@pytest.mark.parametrize("text", ["", "20 bananas", "20%%", "-20%", -1, 0, "0%", 0.009, True, None, "nan", float("nan"), float("inf"), "1e3", "20m", 8193, 10**400, [1], b"20%"], ids=shown)
 def test_cpu_share_that_cannot_be_meant_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|CPU|measure") as refusal:
         parse_cpu(text)
-    assert repr(text) in str(refusal.value)
+    assert shown(text) in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_size_is_read_in_bytes_exactly(text: object, size: int) -> None:
 def test_size_that_is_ambiguous_or_impossible_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|bytes|measure|kernel") as refusal:
         parse_size(text)
-    assert repr(text) in str(refusal.value)
+    assert shown(text) in str(refusal.value)
 
 
 @pytest.mark.parametrize("text,rate", [(1048576, 1048576), ("1048576", 1048576), ("10MB/s", 10_000_000), ("512KiB/s", 512 << 10), ("1 MB/s", 1_000_000)])
@@ -58,11 +58,11 @@ def test_duration_is_read_in_seconds(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", [0, "0s", -1, "5m", "5 sec", "", None, True, "1h30min", "inf", "169h", "9" * 30 + "ms", 10**400])
+@pytest.mark.parametrize("text", [0, "0s", -1, "5m", "5 sec", "", None, True, "1h30min", "inf", "169h", "9" * 30 + "ms", 10**400], ids=shown)
 def test_duration_that_cannot_be_meant_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|ends|week|measure") as refusal:
         parse_duration(text)
-    assert repr(text) in str(refusal.value)
+    assert shown(text) in str(refusal.value)
 
 
 @pytest.mark.parametrize("size,text", [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 29, "1.5 GiB"), (1 << 40, "1.0 TiB")])
@@ -86,3 +86,13 @@ def test_reading_random_text_gives_a_number_or_a_value_error_and_never_anything_
             except ValueError:
                 continue
             assert value >= 0, (parse, text)
+
+
+def test_value_is_shown_short_and_without_an_error_of_its_own() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert shown("64m") == "'64m'"
+    assert shown(Rude()) == "<Rude object>"
+    assert len(shown("x" * 1000)) == 200
