@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.support.capabilities import requires
-from tests.support.isolated_runs import Run, run
+from tests.support.isolated_runs import EVERY_WAY, Run, run
 
 PHASES = ("setup", "call", "teardown")
 
@@ -60,12 +60,9 @@ def assert_only_that_phase_failed(done: Run, way: str) -> None:
         assert {pair for pair in done.failed() if pair[0] == name} == expected, done.output
 
 
-DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
-
-
-@DISTRIBUTED
+@EVERY_WAY
 def test_signal_in_any_phase_fails_that_phase_with_name_and_stack(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pytester.makepyfile(
         in_phases(
@@ -75,7 +72,7 @@ def test_signal_in_any_phase_fails_that_phase_with_name_and_stack(
             term="os.kill(os.getpid(), signal.SIGTERM)",
         )
     )
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     for way, number in (("segv", 11), ("abort", 6), ("kill", 9), ("term", 15)):
         assert_only_that_phase_failed(done, way)
         for phase, name in names_of(way).items():
@@ -90,12 +87,12 @@ def test_signal_in_any_phase_fails_that_phase_with_name_and_stack(
     assert "Fatal Python error" not in done.result.stderr.str()
 
 
-@DISTRIBUTED
+@EVERY_WAY
 def test_os_exit_in_any_phase_fails_that_phase_with_its_code(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pytester.makepyfile(in_phases(zero="os._exit(0)", three="os._exit(3)", libc="ctypes.CDLL(None).exit(7)"))
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     for way, code in (("zero", 0), ("three", 3), ("libc", 7)):
         assert_only_that_phase_failed(done, way)
         for phase, name in names_of(way).items():
@@ -136,10 +133,8 @@ def test_stack_overflow_in_c_is_named_and_its_stack_is_short(pytester: pytest.Py
 
 
 @requires("cgroup-memory")
-@DISTRIBUTED
-def test_out_of_memory_names_figures_and_process(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
-) -> None:
+@EVERY_WAY
+def test_out_of_memory_names_figures_and_process(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     pytester.makepyfile(
         """
         import os, pytest, subprocess, sys
@@ -174,7 +169,7 @@ def test_out_of_memory_names_figures_and_process(
             bytearray(16 << 20)
         """
     )
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     assert done.failed() == {("test_itself", "call"), ("test_grandchild_checked", "call"), ("test_teardown", "teardown")}
     for name, phase in (("test_itself", "call"), ("test_teardown", "teardown")):
         line = done.of(name, phase).first_line
@@ -188,9 +183,9 @@ def test_out_of_memory_names_figures_and_process(
     assert done.of("test_next", "call").outcome == "passed"
 
 
-@DISTRIBUTED
+@EVERY_WAY
 def test_timeout_in_any_phase_shows_the_stack_and_ends_everything_inside(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     mark = f"98765.{os.getpid()}"
     source = in_phases(sleep="subprocess.Popen(['sleep', MARK]); time.sleep(60)")
@@ -198,7 +193,7 @@ def test_timeout_in_any_phase_shows_the_stack_and_ends_everything_inside(
     pytester.makepyfile(
         source.replace("@pytest.mark.isolate\ndef test_dies", '@pytest.mark.isolate(timeout="700ms")\ndef test_dies')
     )
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     assert_only_that_phase_failed(done, "sleep")
     for phase, name in names_of("sleep").items():
         report = done.of(name, phase)
@@ -297,10 +292,8 @@ def test_full_disk_is_told_in_the_failing_report(pytester: pytest.Pytester, monk
     assert done.of("test_next", "call").outcome == "passed"
 
 
-@DISTRIBUTED
-def test_processes_left_behind_are_named_and_ended(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
-) -> None:
+@EVERY_WAY
+def test_processes_left_behind_are_named_and_ended(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     mark = f"87654.{os.getpid()}"
     pytester.makepyfile(
         f"""
@@ -341,7 +334,7 @@ def test_processes_left_behind_are_named_and_ended(
             child.wait()
         """
     )
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     assert done.failed() == {
         ("test_fails", "teardown"),
         ("test_daemon", "teardown"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.isolated_runs import run
+from tests.support.isolated_runs import EVERY_WAY, run
 
 SUITE = """
 import pytest
@@ -14,8 +14,7 @@ import pytest
 def test_imports(number):
     import slow_module
 """
-SLOW = "import os, time\ntime.sleep(0.05)\nopen(os.environ['IMPORTS'], 'a').write('x')\n"
-DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+SLOW = "import os, time\ntime.sleep(0.05)\nopen(os.environ.get('IMPORTS', os.devnull), 'a').write('x')\n"
 
 
 @pytest.fixture
@@ -30,33 +29,33 @@ def imports(pytester: pytest.Pytester) -> int:
     return len(path.read_text()) if path.exists() else 0
 
 
-@DISTRIBUTED
+@EVERY_WAY
 def test_module_imported_in_every_test_is_named_once_with_the_line_to_write(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    done = run(suite, monkeypatch, *args)
+    done = run(suite, monkeypatch, how=how)
     done.result.assert_outcomes(passed=6)
     assert done.output.count("isolate_preload") == 1
     done.result.stdout.fnmatch_lines("*6 tests each imported slow_module (* ms)*: set isolate_preload = slow_module*")
 
 
-@DISTRIBUTED
+@pytest.mark.parametrize("how", ["alone", "xdist"])
 def test_preloaded_module_is_imported_once_per_process_and_not_hinted_at(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     suite.makeini("[pytest]\nisolate_preload = json slow_module\npythonpath = .")
-    done = run(suite, monkeypatch, *args)
+    done = run(suite, monkeypatch, how=how)
     done.result.assert_outcomes(passed=6)
     assert 1 <= imports(suite) <= 3  # pytest itself; with xdist the controller and two workers
     assert "each imported" not in done.output
 
 
-@DISTRIBUTED
+@EVERY_WAY
 def test_module_that_cannot_be_preloaded_is_a_usage_error(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     suite.makeini("[pytest]\nisolate_preload = nowhere.to.be.found slow_module\npythonpath = .")
-    done = run(suite, monkeypatch, *args)
+    done = run(suite, monkeypatch, how=how)
     assert done.result.ret == pytest.ExitCode.USAGE_ERROR
     done.result.stderr.fnmatch_lines("ERROR: isolate_preload: nowhere.to.be.found can't be imported: ModuleNotFoundError*")
     assert "INTERNALERROR" not in done.output

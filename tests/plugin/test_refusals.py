@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.isolated_runs import run
+from tests.support.isolated_runs import EVERY_WAY, run
 
 TITLE = "isolate: network refused"
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+@EVERY_WAY
 def test_refused_addresses_stand_in_the_failing_report(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pytester.makepyfile(
         """
@@ -73,7 +73,7 @@ def test_refused_addresses_stand_in_the_failing_report(
             assert 0
         """
     )
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     assert "  name name.invalid port 443" in done.of("test_call", "call").section(TITLE)
     for name, phase in (("test_setup", "setup"), ("test_teardown", "teardown"), ("test_crash", "call")):
         text = done.of(name, phase).section(TITLE)

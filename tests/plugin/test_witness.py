@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.isolated_runs import run
+from tests.support.isolated_runs import EVERY_WAY, run
 
 TITLE = "isolate: fixtures set up outside"
 
@@ -71,12 +71,12 @@ def test_passes(server):
 """
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+@EVERY_WAY
 def test_failing_test_names_fixture_object_and_remedy(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     pytester.makepyfile(SUITE)
-    done = run(pytester, monkeypatch, *args)
+    done = run(pytester, monkeypatch, how=how)
     assert {name for name, _ in done.failed()} == {
         "test_refused",
         "test_host_network_fails",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Report", "Run", "run"]
+from tests.support.capabilities import requires
+from tests.support.unprivileged import delegated_cgroup, pytest_as_user, user_directory
+
+__all__ = ["EVERY_WAY", "Report", "Run", "run"]
+
+EVERY_WAY = pytest.mark.parametrize(
+    "how", ["alone", "xdist", pytest.param("user", marks=requires("root", "unprivileged-user", "userns"))]
+)
+"""The ways to run that `run` takes."""
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,21 +104,40 @@ class Run:
         return self.result.stdout.str() + self.result.stderr.str()
 
 
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str) -> Run:
-    """Run pytest with the plugin on what `pytester` holds."""
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str, how: str = "alone") -> Run:
+    """Run pytest with the plugin on what `pytester` holds.
+
+    Args:
+        how: ``alone``; ``xdist``: with two workers; ``user``: as the unprivileged user, with a delegated cgroup.
+    """
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     (pytester.path / "isolated_runs_recorder.py").write_text(_RECORDER)
+    args = ("-p", "pytest_isolate.plugin", "-p", "isolated_runs_recorder", *args)
+    if how == "user":
+        return _run_as_user(pytester.path, *args)
     reports = pytester.path / "reports.jsonl"
     reports.unlink(missing_ok=True)
-    plugins = ["-p", "pytest_isolate.plugin", "-p", "isolated_runs_recorder"]
-    if "-n" in args:
-        plugins += ["-p", "xdist"]
-    result = pytester.runpytest_subprocess(*plugins, *args, timeout=120)
-    lines = reports.read_text().splitlines() if reports.exists() else []
-    return Run(result, [Report(**{**json.loads(line), "sections": _pairs(line)}) for line in lines])
+    if how == "xdist":
+        args = (*args, "-p", "xdist", "-n", "2")
+    return Run(pytester.runpytest_subprocess(*args, timeout=120), _read(reports))
+
+
+def _run_as_user(directory: Path, *args: str) -> Run:
+    files = {path.name: path.read_text() for path in directory.iterdir() if path.suffix in (".py", ".ini")}
+    env = {name: os.environ[name] for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "COLUMNS")}
+    with user_directory(files) as place, delegated_cgroup() as group:
+        begun = time.monotonic()
+        done = pytest_as_user(*args, f"--isolate-cgroup={group}", cwd=place, env=env)
+        result = pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), time.monotonic() - begun)
+        return Run(result, _read(place / "reports.jsonl"))
+
+
+def _read(path: Path) -> list[Report]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Report(**{**json.loads(line), "sections": _pairs(line)}) for line in lines]
 
 
 def _pairs(line: str) -> list[tuple[str, str]]:
