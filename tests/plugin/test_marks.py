@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.isolated_runs import Run, run
 
-DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
 
 BAD = """
 import pytest

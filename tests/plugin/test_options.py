@@ -12,7 +12,7 @@ from pytest_isolate.plugin.settings import Settings, settings_key
 from tests.support.collected import collect
 from tests.support.isolated_runs import run
 
-DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "xdist"])
+DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "xdist"])
 
 
 TYPED = {
