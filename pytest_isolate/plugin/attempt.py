@@ -31,7 +31,7 @@ from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import fail_at
-from pytest_isolate.plugin.verdict import Ending, Verdict, judge
+from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
@@ -94,7 +94,7 @@ class Outside:
             os.close(self.terminal)
 
 
-class _TimedOut(Exception):  # noqa: N818 - not an error of anybody's
+class _TimedOut(Exception):
     """`spec.timeout` is over."""
 
 
@@ -130,6 +130,7 @@ class Attempt:
         self.spec = spec
         self.given: dict[str, Given] = {}
         self.imports: Sequence[Any] = ()
+        self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.stack = ""
@@ -181,7 +182,7 @@ class Attempt:
             os.close(ours)
             try:
                 child = self._child(theirs, hooks)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is
                 # It must not go on as a second pytest process.
                 send(theirs, encode({"kind": "escaped", "trace": traceback.format_exc()})[0])
                 os._exit(EXIT_UNREPORTED)
@@ -265,8 +266,8 @@ class Attempt:
         if self.verdict is not None and self.verdict.leak_fails and self.verdict.leak:
             fail_at(self.item, self.verdict.leak.text())
 
-    def sections(self) -> list[tuple[str, str]]:
-        """What a failing report says beside its failure."""
+    def sections(self, failure: str) -> list[tuple[str, str]]:
+        """What a failing report says beside `failure`, its text."""
         if self._events is None and self._process is None:  # nothing ever ran in it
             return []
         events = self._events if self._events is not None else self._box.events()
@@ -274,6 +275,8 @@ class Attempt:
         found = [(finding.title, finding.text()) for finding in verdict.findings if finding not in (verdict.cause, verdict.leak)]
         if verdict.leak and not verdict.leak_fails:
             found.append((verdict.leak.title, verdict.leak.text()))
+        if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
+            found.append((was_full.title, was_full.text()))
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
         if self.stack:
@@ -330,6 +333,7 @@ class Attempt:
                 self.given[frame["when"]] = Given(report, frame.get("error"))
                 self._failed = self._failed or report.failed
                 self.imports = frame.get("imports", ())
+                self.fixtures = frame.get("fixtures") or self.fixtures
                 self._pid_inside = frame.get("pid", 0)
                 return True
             case "extra":

@@ -91,6 +91,8 @@ class Child:
         frame = self._report_frame("report", report)
         if call.excinfo is not None:
             frame["error"] = described(call.excinfo.value)
+        if report.failed:
+            frame["fixtures"] = private.used_fixtures(self.item)
         if last:
             frame["imports"] = self._imports.measured()
             frame["pid"] = os.getpid()

@@ -54,6 +54,7 @@ __all__ = [
     "stream_encoding",
     "tear_down_everything",
     "terminal_state",
+    "used_fixtures",
     "without_capture",
 ]
 
@@ -86,6 +87,12 @@ def all_fixtures(session: pytest.Session) -> Iterator[pytest.FixtureDef[Any]]:
         return
     for definitions in list(manager._arg2fixturedefs.values()):
         yield from definitions
+
+
+def used_fixtures(item: pytest.Item) -> list[str]:
+    """Names of the fixtures of an item, those that it asked for by getfixturevalue included."""
+    request = getattr(item, "_request", None)
+    return list(request.fixturenames) if request else []
 
 
 def finalizers(definition: pytest.FixtureDef[Any]) -> list[Finalizer]:

@@ -242,9 +242,8 @@ class Protocol:
             reports.set_captured(attempt.item, report)
         if report.failed:
             self._failed = True
-            report.sections += attempt.sections()
-            names = getattr(attempt.item, "fixturenames", ())
-            if held := self._witness.section(names, attempt.spec):
+            report.sections += attempt.sections(report.longreprtext)
+            if held := self._witness.section(attempt.fixtures, attempt.spec):
                 report.sections.append(held)
         if last:
             self._record(attempt, report)

@@ -7,6 +7,7 @@ one) and which are findings beside it. Reading the facts, killing and raising ar
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from pytest_isolate.report.record import Problem
 
 __all__ = [
     "DiskFull",
+    "DiskWasFull",
     "Ending",
     "Exit",
     "Finding",
@@ -36,6 +38,13 @@ __all__ = [
 
 _MOST_PROCESSES: Final = 10
 _MOST_COMMAND: Final = 120
+
+_EXIT_HINTS: Final = {
+    # The status of a test process that can't reach the pytest process any more.
+    71: "the test process could not send its report; did the test close descriptors that aren't its own (os.closerange)?",
+}
+_WITH_STACK: Final = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL})
+"""What faulthandler handles. A stack beside another signal is that of a process which the test forked."""
 
 _SIGNAL_HINTS: Final = {
     "SIGKILL": "sent from inside or by the host; not by the memory cap",
@@ -96,7 +105,8 @@ class Exit(Finding):
     phase: str
 
     def text(self) -> str:
-        return f"exit status {self.status} in {self.phase}: the test process left before its report (os._exit, or exit in C code)"
+        why = _EXIT_HINTS.get(self.status, "the test process left before its report (os._exit, or exit in C code)")
+        return f"exit status {self.status} in {self.phase}: {why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,23 @@ class DiskFull(Finding):
     def text(self) -> str:
         used = _of(self.written, self.cap)
         return f"disk full{f': {used} written' if used else ''}, further writes were refused (ENOSPC)"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskWasFull(Finding):
+    """A failure speaks of a full disk, and the writable layer has room again: the test cleaned up on its way out."""
+
+    kind: ClassVar[str] = "DISK"
+    title: ClassVar[str] = DiskFull.title
+    cap: int
+
+    @classmethod
+    def told_by(cls, failure: str, spec: Spec) -> DiskWasFull | None:
+        """From a report's text; only where a cap was asked for, as other file systems run full too."""
+        return cls(spec.disk) if spec.disk is not None and os.strerror(errno.ENOSPC) in failure else None
+
+    def text(self) -> str:
+        return f"a write found no space (ENOSPC): the sandbox's disk holds {format_size(self.cap)}, and has room again now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +342,8 @@ def _cause(ending: Ending, oom: OutOfMemory | None) -> Finding | None:
         return oom
     if number == signal.SIGKILL and ending.gone:
         return Gone(ending.phase, ending.gone)
-    return Signal(number, ending.phase, ending.stack, ending.events.disk_full)
+    stack = ending.stack if number in _WITH_STACK else ""
+    return Signal(number, ending.phase, stack, ending.events.disk_full)
 
 
 def _paragraphs(*parts: str) -> str:

@@ -292,6 +292,63 @@ def test_full_disk_is_told_in_the_failing_report(pytester: pytest.Pytester, monk
     assert done.of("test_next", "call").outcome == "passed"
 
 
+def test_full_disk_is_told_after_the_test_cleaned_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, tempfile
+
+        @pytest.mark.isolate(disk="4MiB")
+        def test_writes():
+            with tempfile.TemporaryFile(dir="/var/tmp", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+        """
+    )
+    done = run(pytester, monkeypatch)
+    assert "the sandbox's disk holds 4.0 MiB" in done.of("test_writes", "call").section("isolate: disk full")
+
+
+def test_closed_descriptors_and_faulthandler_off_are_coped_with(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, pytest
+
+        pytestmark = pytest.mark.isolate
+
+        def test_closes():
+            os.closerange(3, 1000)
+
+        def test_aborts():
+            os.abort()
+
+        def test_next():
+            pass
+        """
+    )
+    done = run(pytester, monkeypatch, "-p", "no:faulthandler")
+    assert done.failed() == {("test_closes", "call"), ("test_aborts", "call")}
+    assert "close descriptors" in done.of("test_closes", "call").first_line
+    assert " in test_aborts" in done.of("test_aborts", "call").text
+    assert done.of("test_next", "call").outcome == "passed"
+
+
+def test_crash_is_placed_at_the_test_and_not_in_the_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os, pytest
+
+        @pytest.mark.isolate
+        def test_aborts():
+            os.abort()
+        """
+    )
+    done = run(pytester, monkeypatch, "--tb=line")
+    done.result.stdout.fnmatch_lines(["*/test_it.py:3: Failed: signal SIGABRT in call*"])
+    assert "traceback entries are hidden" not in done.output
+
+
 @EVERY_WAY
 def test_processes_left_behind_are_named_and_ended(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     mark = f"87654.{os.getpid()}"

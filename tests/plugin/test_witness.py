@@ -132,6 +132,30 @@ def test_fixture_torn_down_is_forgotten_and_one_set_up_again_is_told_anew(
     assert done.of("test_it[two]", "call").section(TITLE) == ""
 
 
+def test_fixture_asked_for_inside_by_name_is_named_if_it_was_set_up_before(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, socket
+
+        @pytest.fixture(scope="session")
+        def server():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                yield server
+
+        def test_plain(server):
+            pass
+
+        @pytest.mark.isolate
+        def test_it(request):
+            address = request.getfixturevalue("server").getsockname()
+            socket.create_connection(address)
+        """
+    )
+    assert "fixture 'server'" in run(pytester, monkeypatch).of("test_it", "call").section(TITLE)
+
+
 def test_object_of_a_dynamically_requested_fixture_is_counted_once(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
-from pytest_isolate.plugin.verdict import Ending, Exit, Gone, Leak, OutOfMemory, Signal, Timeout, Verdict, judge
+from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Exit, Gone, Leak, OutOfMemory, Signal, Timeout, Verdict, judge
 
 MIB = 1 << 20
 SLEEP = ProcessInfo(9, "sleep", "sleep 100")
@@ -67,6 +67,21 @@ def test_core_dump_flag_does_not_hide_the_signal() -> None:
 
 def test_real_time_signal_has_a_name() -> None:
     assert first_line(ended(signal.SIGRTMIN + 3)).startswith("signal SIGRTMIN+3 in call")
+
+
+def test_stack_of_a_forked_child_is_not_taken_for_that_of_a_killed_test() -> None:
+    verdict = ended(signal.SIGKILL, stack="Fatal Python error: Segmentation fault")
+    assert verdict.cause
+    assert "Segmentation" not in verdict.cause.text()
+
+
+def test_full_disk_with_room_again_is_told_by_the_failure_where_there_is_a_cap() -> None:
+    failure = "E  OSError: [Errno 28] No space left on device"
+    told = DiskWasFull.told_by(failure, Spec(disk=8 * MIB))
+    assert told
+    assert "holds 8.0 MiB" in told.text()
+    assert DiskWasFull.told_by(failure, BARE) is None
+    assert DiskWasFull.told_by("E  assert 0", Spec(disk=8 * MIB)) is None
 
 
 def test_exit_keeps_its_code_zero_included() -> None:
