@@ -44,6 +44,9 @@ def relays(item: pytest.Item, recorded: list[Any] | None) -> dict[str, Relay]:
         found.append(Warned(recorded))
     if private.junit(item.config) is not None:
         found.append(Junit(item))
+    from pytest_isolate.plugin.companions import companions
+
+    found += companions(item)
     return {relay.name: relay for relay in found}
 
 

@@ -51,7 +51,8 @@ class Watch:
             self._load()
 
     def _load(self) -> None:
-        from pytest_isolate.plugin import protocol
+        from pytest_isolate.plugin import companions, protocol
 
         self._waiting = False
+        companions.refuse(self._config)
         protocol.register(self._config, self._config.stash[settings_key], threads=self._threads)

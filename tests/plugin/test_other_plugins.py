@@ -57,7 +57,7 @@ def test_xdist_reports_every_test_once(pytester: pytest.Pytester, both: Both):
         def test(number, wide):
             assert number != 7
     """)
-    _plain, isolated = both.same("-n", "2")
+    _plain, isolated = both.same("-p", "xdist", "-n", "2")
     assert len(isolated.reports) == 60
     assert len([report for report in isolated if "isolate.wall_seconds" in report.properties]) == 20
     isolated.result.assert_outcomes(passed=19, failed=1)
@@ -73,7 +73,7 @@ def test_xdist_worker_survives_a_crash_inside(pytester: pytest.Pytester, both: B
             if number == 2:
                 os.kill(os.getpid(), 11)
     """)
-    done = both.run("-n", "2", "--isolate-all")
+    done = both.run("-p", "xdist", "-n", "2", "--isolate-all")
     done.result.assert_outcomes(passed=5, failed=1)
     done.result.stdout.no_fnmatch_line("*node down*")
 
@@ -130,7 +130,7 @@ def test_cov_keeps_contexts_and_branches(pytester: pytest.Pytester, both: Both):
     """)
     pytester.makefile(".ini", **{".coveragerc": ""})
     (pytester.path / ".coveragerc").write_text("[json]\nshow_contexts = true\n")
-    for extra in ((), ("-n", "2")):
+    for extra in ((), ("-p", "xdist", "-n", "2")):
         found = []
         for mode in ("--no-isolate", "--isolate-all"):
             both.run("-p", "pytest_cov", "--cov=lib", "--cov-branch", "--cov-context=test", "--cov-report=json", mode, *extra)
@@ -496,6 +496,61 @@ def test_syrupy_update_writes_new_ones(pytester: pytest.Pytester, both: Both):
     """)
     both.run("-p", "syrupy", "--isolate-all", "--snapshot-update").result.assert_outcomes(passed=1)
     assert both.run("-p", "syrupy", "--no-isolate").result.ret == 0
+
+
+@beside("syrupy", "Snapshots of any kind, under pytest-xdist too.")
+def test_syrupy_bytes_and_xdist(pytester: pytest.Pytester, both: Both):
+    pytester.makepyfile("""
+        import pytest
+        from syrupy.extensions.single_file import SingleFileSnapshotExtension
+
+        @pytest.mark.parametrize("number", range(6))
+        def test_text(snapshot, number):
+            assert number == snapshot
+
+        def test_picture(snapshot):
+            assert b"\\x89PNG\\xff" == snapshot(extension_class=SingleFileSnapshotExtension)
+    """)
+    written = both.run("-p", "syrupy", "--isolate-all", "--snapshot-update")
+    written.result.assert_outcomes(passed=7)
+    for arguments in (
+        ("--no-isolate",),
+        ("--isolate-all",),
+        ("--isolate-all", "-p", "xdist", "-n", "2"),
+        ("--isolate-all", "--snapshot-update"),
+    ):
+        done = both.run("-p", "syrupy", *arguments)
+        assert done.result.ret == 0, done.output
+        assert "7 snapshots passed" in done.output, done.output
+
+
+@beside("syrupy", "With an extension class that only the test knows, unused snapshots are kept, with a warning.")
+def test_syrupy_with_a_class_of_the_test_deletes_nothing(pytester: pytest.Pytester, both: Both):
+    pytester.makepyfile("""
+        from syrupy.extensions.amber import AmberSnapshotExtension
+
+        def test_own(snapshot):
+            class Own(AmberSnapshotExtension):
+                pass
+            assert 1 == snapshot.use_extension(Own)
+
+        def test_other(snapshot):
+            assert 2 == snapshot
+    """)
+    both.run("-p", "syrupy", "--no-isolate", "--snapshot-update").result.assert_outcomes(passed=2)
+    (file,) = pytester.path.rglob("*.ambr")
+    written = file.read_text()
+    done = both.run("-p", "syrupy", "--isolate-all", "--snapshot-update")
+    assert file.read_text() == written
+    assert "no unused snapshot is deleted in this run" in done.output, done.output
+
+
+@beside("pytest-benchmark", "`--benchmark-cprofile` is refused.")
+def test_benchmark_cprofile_is_refused(pytester: pytest.Pytester, both: Both):
+    pytester.makepyfile("def test(benchmark): benchmark(sum, [])")
+    done = both.run("-p", "benchmark", "--isolate-all", "--benchmark-cprofile=tottime")
+    assert done.result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--benchmark-cprofile: a profile made in a sandbox can't be brought to the report" in done.output
 
 
 @beside("pytest-benchmark", "Its table has the benchmarks that ran inside; `--benchmark-json` too.")
