@@ -12,6 +12,8 @@ from typing import Final
 
 import pytest
 
+import pytest_isolate
+
 __all__ = ["refuse"]
 
 _OTHER: Final = "pytest-isolate"
@@ -19,15 +21,20 @@ _OURS: Final = "pytest-isolate-sandbox"
 
 
 def refuse() -> None:
-    """Return if the other project isn't installed.
+    """Return if the other project isn't installed, and hasn't taken our files along when it left.
 
     Costs little: the finder compares directory names, and pytest's own search for plugins has listed the directories.
 
     Raises:
-        pytest.UsageError: it is installed.
+        pytest.UsageError: it is installed, or was.
     """
     other = next(iter(Distribution.discover(name=_OTHER)), None)
     if other is None:
+        if not hasattr(pytest_isolate, "__version__"):
+            raise pytest.UsageError(
+                f"the installation of {_OURS} is damaged: pytest_isolate/__init__.py is missing or not ours, as after uninstalling "
+                f"{_OTHER}, which has a file of that name. Remedy: pip install --force-reinstall {_OURS}"
+            )
         return
     raise pytest.UsageError(
         f"{_OURS} can't run beside the project {_OTHER} {_version(other)} in {other.locate_file('')}: both install the package "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def test_project_whose_name_only_begins_like_the_others_is_no_conflict(pytester:
     install(site, "pytest-isolated", "0.5", "unused").joinpath("entry_points.txt").unlink()
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
     result.assert_outcomes(passed=1)
+
+
+def test_file_that_the_others_uninstallation_took_along_is_missed(
+    pytester: pytest.Pytester, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "pytest_isolate", site / "pytest_isolate")
+    (site / "pytest_isolate" / "__init__.py").unlink()
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "pip install --force-reinstall pytest-isolate-sandbox" in result.stderr.str()
