@@ -114,7 +114,9 @@ def contradictions(spec: Spec) -> list[SpecError]:
             )
         )
     if spec.swap is not None and spec.memory is None:
-        found.append(SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it'))
+        found.append(
+            SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
+        )
     return [*found, *_bad_paths(spec)]
 
 

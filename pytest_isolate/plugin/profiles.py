@@ -71,7 +71,9 @@ def _tool(document: Mapping[str, Any]) -> Mapping[str, Any]:
 def _profile(name: str, values: Any, base: str) -> tuple[Layer, list[str]]:
     place = f"profile {shown(name)} of {FILE}"
     if not isinstance(values, Mapping):
-        return Layer(place, {}), [f"{place}: {shown(values)} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"]
+        return Layer(place, {}), [
+            f"{place}: {shown(values)} is not a table; accepted: [tool.{_TABLE}.profiles.{name}] with spec keys"
+        ]
     checked, errors = parse_keys(values, base, place)
     layer = Layer(place, checked)
     return layer, [str(error) for error in (*errors, *merge([layer], partial=True).errors)]

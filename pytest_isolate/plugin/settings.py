@@ -113,7 +113,11 @@ class _Reader:
 
     def accepted(self, name: str) -> str:
         forms = {f"isolate_{key.name}": key.form(text=True) for key in everywhere()}
-        others = {"isolate_all": "true or false", "isolate_top": "a whole number, at least 0", "isolate_missing": ", ".join(MISSING)}
+        others = {
+            "isolate_all": "true or false",
+            "isolate_top": "a whole number, at least 0",
+            "isolate_missing": ", ".join(MISSING),
+        }
         return {**forms, **others}.get(name, "text")
 
     def place(self, name: str) -> str:

@@ -49,7 +49,7 @@ BAD_LINES = [
     "base class test_bad.Base: pids: 0 leaves no task for the test itself; accepted: whole number, at least 1",
     "marker of test_bad.py::TestSecond::test_merged: disk+memory: disk=1.0 GiB on a tmpfs is charged to memory=64.0 MiB",
     "marker of test_bad.py::TestSecond::test_merged_too: disk+memory: disk=1.0 GiB on a tmpfs",
-    "class test_bad.py::TestThird: net: 'bridge' is not accepted; accepted: \"none\" or \"host\"",
+    'class test_bad.py::TestThird: net: \'bridge\' is not accepted; accepted: "none" or "host"',
 ]
 GOOD = """
 import pytest
@@ -97,7 +97,9 @@ def test_all_errors_of_a_file_are_one_collection_error_and_stop_the_run(
 
 
 @DISTRIBUTED
-def test_outcome_is_that_of_a_syntax_error(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]) -> None:
+def test_outcome_is_that_of_a_syntax_error(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
     def outcome() -> list[object]:
         runs = [run(suite, monkeypatch, *args, *more).result for more in ((), ("--continue-on-collection-errors",), ("-x",))]
         return [(done.ret, done.parseoutcomes()) for done in runs]
@@ -175,12 +177,16 @@ def test_marker_that_a_hook_adds_is_checked_too(
                     item.add_marker(pytest.mark.isolate(cpu="x"))
     """)
     done = run(suite, monkeypatch, *args, "--continue-on-collection-errors")
-    assert errors(done) == ["marker of test_bad.py::test_it: cpu: 'x' is not a quantity; accepted: share of one CPU: \"20%\", 0.2, 2, \"150%\""]
+    assert errors(done) == [
+        'marker of test_bad.py::test_it: cpu: \'x\' is not a quantity; accepted: share of one CPU: "20%", 0.2, 2, "150%"'
+    ]
     done.result.assert_outcomes(passed=2, errors=1)
 
 
 def test_two_bad_files_are_two_errors(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite.makepyfile(test_worse='import pytest\npytestmark = pytest.mark.isolate(cpu="x")\ndef test_a(): pass\ndef test_b(): pass\n')
+    suite.makepyfile(
+        test_worse='import pytest\npytestmark = pytest.mark.isolate(cpu="x")\ndef test_a(): pass\ndef test_b(): pass\n'
+    )
     done = run(suite, monkeypatch)
     assert len(errors(done)) == len(BAD_LINES)
     assert len(errors(done, "test_worse.py")) == 1

@@ -54,13 +54,27 @@ def test_there_is_an_option_and_an_ini_key_for_every_key() -> None:
 
 
 def test_every_option_is_read(suite: pytest.Pytester) -> None:
-    lists = ("--isolate-writable=a", "--isolate-writable", "/b c", "--isolate-hide=~/x", "--isolate-env=A=1", "--isolate-env=B=x=y")
+    lists = (
+        "--isolate-writable=a",
+        "--isolate-writable",
+        "/b c",
+        "--isolate-hide=~/x",
+        "--isolate-env=A=1",
+        "--isolate-env=B=x=y",
+    )
     found = spec(suite, *(f"--isolate-{key}={text}" for key, (text, _) in TYPED.items()), "--isolate-rootfs=host", *lists)
-    assert found == {**expected(suite), "writable": (f"{suite.path}/a", "/b c"), "hide": (os.path.expanduser("~/x"),), "env": (("A", "1"), ("B", "x=y"))}
+    assert found == {
+        **expected(suite),
+        "writable": (f"{suite.path}/a", "/b c"),
+        "hide": (os.path.expanduser("~/x"),),
+        "env": (("A", "1"), ("B", "x=y")),
+    }
 
 
 @pytest.mark.parametrize("name", ["pytest.ini", "tox.ini", "setup.cfg"])
-def test_every_ini_key_is_read_and_paths_start_at_the_ini_file(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_every_ini_key_is_read_and_paths_start_at_the_ini_file(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     lines = [f"isolate_{key} = {text}" for key, (text, _) in TYPED.items()]
     lists = ["isolate_writable = a '/b c'", "isolate_hide = /etc/x", "isolate_env =", "  A=1", "  B=x=y"]
     section = "[tool:pytest]" if name == "setup.cfg" else "[pytest]"
@@ -68,18 +82,30 @@ def test_every_ini_key_is_read_and_paths_start_at_the_ini_file(suite: pytest.Pyt
     sub = suite.mkdir("sub")
     monkeypatch.chdir(sub)
     found = spec(suite, str(suite.path))
-    assert found == {**expected(suite), "writable": (f"{suite.path}/a", "/b c"), "hide": ("/etc/x",), "env": (("A", "1"), ("B", "x=y"))}
+    assert found == {
+        **expected(suite),
+        "writable": (f"{suite.path}/a", "/b c"),
+        "hide": ("/etc/x",),
+        "env": (("A", "1"), ("B", "x=y")),
+    }
 
 
 def test_every_ini_key_is_read_from_pyproject_toml(suite: pytest.Pytester) -> None:
     lines = [f'isolate_{key} = "{text}"' for key, (text, _) in TYPED.items()]
     lists = ['isolate_writable = ["a", "/b c"]', 'isolate_hide = ["/etc/x"]', 'isolate_env = ["A=1", "B=x=y"]']
     suite.makepyprojecttoml("\n".join(["[tool.pytest.ini_options]", *lines, *lists]))
-    assert spec(suite) == {**expected(suite), "writable": (f"{suite.path}/a", "/b c"), "hide": ("/etc/x",), "env": (("A", "1"), ("B", "x=y"))}
+    assert spec(suite) == {
+        **expected(suite),
+        "writable": (f"{suite.path}/a", "/b c"),
+        "hide": ("/etc/x",),
+        "env": (("A", "1"), ("B", "x=y")),
+    }
 
 
 def test_numbers_of_ini_options_are_read(suite: pytest.Pytester) -> None:
-    suite.makepyprojecttoml("[tool.pytest.ini_options]\nisolate_pids = 9\nisolate_cpu = 0.2\nisolate_all = true\nisolate_top = 3\n")
+    suite.makepyprojecttoml(
+        "[tool.pytest.ini_options]\nisolate_pids = 9\nisolate_cpu = 0.2\nisolate_all = true\nisolate_top = 3\n"
+    )
     assert spec(suite) == {"pids": 9, "cpu": 0.2}
 
 
@@ -102,7 +128,9 @@ if pytest.version_tuple >= (9,):
 if pytest.version_tuple >= (9, 2):  # ini keys of several types
 
     def test_native_toml_numbers_are_read(suite: pytest.Pytester) -> None:
-        suite.makepyprojecttoml('[tool.pytest]\nisolate_pids = 9\nisolate_cpu = 0.2\nisolate_memory = 1048576\nisolate_timeout = "5s"\n')
+        suite.makepyprojecttoml(
+            '[tool.pytest]\nisolate_pids = 9\nisolate_cpu = 0.2\nisolate_memory = 1048576\nisolate_timeout = "5s"\n'
+        )
         assert spec(suite) == {"pids": 9, "cpu": 0.2, "memory": 1 << 20, "timeout": 5.0}
 
 
@@ -119,7 +147,9 @@ if pytest.version_tuple >= (9,):
 
 if pytest.version_tuple < (9,):
 
-    @pytest.mark.parametrize("name,table", [("pyproject.toml", "[tool.pytest]"), ("pytest.toml", "[pytest]"), (".pytest.toml", "[pytest]")])
+    @pytest.mark.parametrize(
+        "name,table", [("pyproject.toml", "[tool.pytest]"), ("pytest.toml", "[pytest]"), (".pytest.toml", "[pytest]")]
+    )
     def test_native_toml_that_this_pytest_ignores_is_a_usage_error(
         suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str, table: str
     ) -> None:
@@ -231,7 +261,9 @@ def test_bad_profile_is_a_usage_error_though_nobody_names_it(
     done = run(suite, monkeypatch, "-s", *args)
     assert done.result.ret == pytest.ExitCode.USAGE_ERROR
     text = done.result.stderr.str()
-    assert "pyproject.toml: [tool.pytest-isolate] has no key 'profils'; accepted: tables [tool.pytest-isolate.profiles.NAME]" in text
+    assert (
+        "pyproject.toml: [tool.pytest-isolate] has no key 'profils'; accepted: tables [tool.pytest-isolate.profiles.NAME]" in text
+    )
     assert "profile 'bad' of pyproject.toml: cpu: unknown unit 'bananas' in '20 bananas'; accepted: share of one CPU" in text
     assert "profile 'bad' of pyproject.toml: mem: no such key; accepted: cpu, memory" in text
     assert "profile 'bad' of pyproject.toml: profile: no such key" in text
@@ -240,7 +272,9 @@ def test_bad_profile_is_a_usage_error_though_nobody_names_it(
     assert "COLLECTED" not in done.output
 
 
-def test_profile_has_typed_values_and_its_paths_start_at_the_rootdir(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_has_typed_values_and_its_paths_start_at_the_rootdir(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     suite.makepyprojecttoml("""
         [tool.pytest-isolate.profiles."two words"]
         cpu = 0.5
@@ -260,7 +294,10 @@ def test_profile_has_typed_values_and_its_paths_start_at_the_rootdir(suite: pyte
 def test_unknown_profile_names_those_that_exist(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.makepyprojecttoml("[tool.pytest-isolate.profiles.strict]\n[tool.pytest-isolate.profiles.lax]\n")
     done = run(suite, monkeypatch, "--isolate-profile=srict")
-    assert "--isolate-profile: no profile 'srict'; accepted: 'lax', 'strict' (from [tool.pytest-isolate.profiles.NAME]" in done.result.stderr.str()
+    assert (
+        "--isolate-profile: no profile 'srict'; accepted: 'lax', 'strict' (from [tool.pytest-isolate.profiles.NAME]"
+        in done.result.stderr.str()
+    )
 
 
 def test_pyproject_that_is_not_toml_is_a_usage_error(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

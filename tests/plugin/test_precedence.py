@@ -227,7 +227,14 @@ class TestOut:
     @pytest.mark.isolate(enabled=True)
     def test_in_again(self): pass
 """
-NAMES = ["test_plain", "test_marked", "test_out", "TestOut::test_inherits", "TestOut::test_says_nothing", "TestOut::test_in_again"]
+NAMES = [
+    "test_plain",
+    "test_marked",
+    "test_out",
+    "TestOut::test_inherits",
+    "TestOut::test_says_nothing",
+    "TestOut::test_in_again",
+]
 
 
 def isolated(pytester: pytest.Pytester, *args: str) -> list[str]:

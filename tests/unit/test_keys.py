@@ -37,7 +37,9 @@ def test_value_of_no_known_type_is_refused_naming_the_key_and_its_form(name: str
 
 
 @pytest.mark.parametrize("name", KEYS)
-@pytest.mark.parametrize("value", [None, True, -1, 1.5, "", "x", b"x", [], [1], {}, {"a": 1}, (), {1}, 10**400, float("nan"), "\0"], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 1.5, "", "x", b"x", [], [1], {}, {"a": 1}, (), {1}, 10**400, float("nan"), "\0"], ids=repr
+)
 def test_any_value_is_either_read_or_refused(name: str, value: Any) -> None:
     with contextlib.suppress(SpecError):
         parse_key(name, value, "/base")
@@ -153,5 +155,7 @@ def test_every_error_of_a_place_is_found_and_names_it() -> None:
 def test_table_is_imported_without_the_readers_of_values() -> None:
     code = "import sys; import pytest_isolate.model.keys; print(*sorted(m for m in sys.modules if m == 'dataclasses' or 'isolate' in m))"
     root = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}, check=True
+    )
     assert done.stdout.split() == ["pytest_isolate", "pytest_isolate.model", "pytest_isolate.model.keys"]

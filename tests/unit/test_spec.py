@@ -31,12 +31,17 @@ def test_json_of_a_later_version_with_more_keys_is_read() -> None:
 
 
 def test_specs_that_differ_in_what_the_test_process_does_share_a_sandbox() -> None:
-    assert FULL.sandbox() == Spec.from_json({**FULL.to_json(), "timeout": 9.0, "env": [], "fixtures": "shared", "leak": "report"}).sandbox()
+    assert (
+        FULL.sandbox()
+        == Spec.from_json({**FULL.to_json(), "timeout": 9.0, "env": [], "fixtures": "shared", "leak": "report"}).sandbox()
+    )
     assert FULL.sandbox() != Spec().sandbox()
 
 
 def test_weakened_spec_has_the_given_keys_at_their_defaults() -> None:
-    assert FULL.without(["memory", "swap"]) == Spec.from_json({k: v for k, v in FULL.to_json().items() if k not in ("memory", "swap")})
+    assert FULL.without(["memory", "swap"]) == Spec.from_json(
+        {k: v for k, v in FULL.to_json().items() if k not in ("memory", "swap")}
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,13 @@ def test_spec_without_contradiction_is_accepted(values: dict[str, Any]) -> None:
 
 
 def test_closest_layer_wins_key_by_key_and_the_origin_of_each_key_is_known() -> None:
-    merged = merge([Layer("marker", {"cpu": 1.0, "env": (("A", "1"),)}), Layer("profile", {"cpu": 2.0, "pids": 3}), Layer("ini", {"env": (("B", "2"),), "pids": 4})])
+    merged = merge(
+        [
+            Layer("marker", {"cpu": 1.0, "env": (("A", "1"),)}),
+            Layer("profile", {"cpu": 2.0, "pids": 3}),
+            Layer("ini", {"env": (("B", "2"),), "pids": 4}),
+        ]
+    )
     assert merged.spec == Spec(cpu=1.0, pids=3, env=(("A", "1"),))
     assert merged.places == {"cpu": "marker", "env": "marker", "pids": "profile"}
     assert merged.errors == ()

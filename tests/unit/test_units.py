@@ -10,14 +10,49 @@ from pytest_isolate.model.units import format_duration, format_size, parse_cpu, 
 
 
 @pytest.mark.parametrize(
-    "text,cpus", [("20%", 0.2), (0.2, 0.2), (2, 2.0), ("150%", 1.5), ("2", 2.0), (" 50 % ", 0.5), ("1%", 0.01), (0.01, 0.01), ("8192", 8192.0)]
+    "text,cpus",
+    [
+        ("20%", 0.2),
+        (0.2, 0.2),
+        (2, 2.0),
+        ("150%", 1.5),
+        ("2", 2.0),
+        (" 50 % ", 0.5),
+        ("1%", 0.01),
+        (0.01, 0.01),
+        ("8192", 8192.0),
+    ],
 )
 def test_cpu_share_is_read_as_a_number_of_cpus(text: object, cpus: float) -> None:
     assert parse_cpu(text) == pytest.approx(cpus)
     assert isinstance(parse_cpu(text), float)
 
 
-@pytest.mark.parametrize("text", ["", "20 bananas", "20%%", "-20%", -1, 0, "0%", 0.009, True, None, "nan", float("nan"), float("inf"), "1e3", "20m", 8193, 10**400, [1], b"20%"], ids=shown)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "20 bananas",
+        "20%%",
+        "-20%",
+        -1,
+        0,
+        "0%",
+        0.009,
+        True,
+        None,
+        "nan",
+        float("nan"),
+        float("inf"),
+        "1e3",
+        "20m",
+        8193,
+        10**400,
+        [1],
+        b"20%",
+    ],
+    ids=shown,
+)
 def test_cpu_share_that_cannot_be_meant_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|CPU|measure") as refusal:
         parse_cpu(text)
@@ -35,14 +70,39 @@ def test_size_is_read_in_bytes_exactly(text: object, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "64m", "64M", "64mb", "64mib", "1.5", "1.5B", 1.5, -1, "-1", True, None, "64 MiB/s", "0x10", "1_000", "８MB", "9" * 20 + "TB", 2**63])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "64m",
+        "64M",
+        "64mb",
+        "64mib",
+        "1.5",
+        "1.5B",
+        1.5,
+        -1,
+        "-1",
+        True,
+        None,
+        "64 MiB/s",
+        "0x10",
+        "1_000",
+        "８MB",
+        "9" * 20 + "TB",
+        2**63,
+    ],
+)
 def test_size_that_is_ambiguous_or_impossible_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|bytes|measure|kernel") as refusal:
         parse_size(text)
     assert shown(text) in str(refusal.value)
 
 
-@pytest.mark.parametrize("text,rate", [(1048576, 1048576), ("1048576", 1048576), ("10MB/s", 10_000_000), ("512KiB/s", 512 << 10), ("1 MB/s", 1_000_000)])
+@pytest.mark.parametrize(
+    "text,rate",
+    [(1048576, 1048576), ("1048576", 1048576), ("10MB/s", 10_000_000), ("512KiB/s", 512 << 10), ("1 MB/s", 1_000_000)],
+)
 def test_rate_is_read_in_bytes_per_second(text: object, rate: int) -> None:
     assert parse_rate(text) == rate
 
@@ -53,19 +113,37 @@ def test_rate_without_its_unit_or_of_nothing_is_refused(text: object) -> None:
         parse_rate(text)
 
 
-@pytest.mark.parametrize("text,seconds", [(2, 2.0), (0.5, 0.5), ("500ms", 0.5), ("5s", 5.0), ("2min", 120.0), ("1h", 3600.0), ("5", 5.0), ("1.5 s", 1.5), ("20us", 2e-5)])
+@pytest.mark.parametrize(
+    "text,seconds",
+    [
+        (2, 2.0),
+        (0.5, 0.5),
+        ("500ms", 0.5),
+        ("5s", 5.0),
+        ("2min", 120.0),
+        ("1h", 3600.0),
+        ("5", 5.0),
+        ("1.5 s", 1.5),
+        ("20us", 2e-5),
+    ],
+)
 def test_duration_is_read_in_seconds(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", [0, "0s", -1, "5m", "5 sec", "", None, True, "1h30min", "inf", "169h", "9" * 30 + "ms", 10**400], ids=shown)
+@pytest.mark.parametrize(
+    "text", [0, "0s", -1, "5m", "5 sec", "", None, True, "1h30min", "inf", "169h", "9" * 30 + "ms", 10**400], ids=shown
+)
 def test_duration_that_cannot_be_meant_is_refused_with_the_value(text: object) -> None:
     with pytest.raises(ValueError, match=r"quantity|unit|ends|week|measure") as refusal:
         parse_duration(text)
     assert shown(text) in str(refusal.value)
 
 
-@pytest.mark.parametrize("size,text", [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 29, "1.5 GiB"), (1 << 40, "1.0 TiB")])
+@pytest.mark.parametrize(
+    "size,text",
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (64 << 20, "64.0 MiB"), (3 << 29, "1.5 GiB"), (1 << 40, "1.0 TiB")],
+)
 def test_size_is_shown_in_the_unit_that_fits(size: int, text: str) -> None:
     assert format_size(size) == text
 
