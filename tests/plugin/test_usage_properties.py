@@ -77,7 +77,7 @@ def test_plain(): pass
 """
 
 
-@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["plain", "xdist"])
+@pytest.mark.parametrize("args", [[], ["-p", "xdist", "-n", "2"]], ids=["plain", "xdist"])
 def test_however_a_test_ends_its_last_report_alone_has_plain_numbers(isolated: Isolated, args: list[str]) -> None:
     done = isolated(ENDS, *args)
     names = {report.name for report in done}
@@ -316,7 +316,7 @@ def junit(path: Path) -> dict[str, dict[str, str]]:
     return cases
 
 
-@pytest.mark.parametrize("args", [[], ["-n", "2"]], ids=["plain", "xdist"])
+@pytest.mark.parametrize("args", [[], ["-p", "xdist", "-n", "2"]], ids=["plain", "xdist"])
 def test_junit_xml_has_each_figure_once(isolated: Isolated, pytester: pytest.Pytester, args: list[str]) -> None:
     done = isolated(TWO, "--junitxml=out.xml", *args)
     done.result.assert_outcomes(passed=5)
