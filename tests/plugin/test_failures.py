@@ -360,12 +360,15 @@ def test_processes_left_behind_are_named_and_ended(pytester: pytest.Pytester, mo
             subprocess.Popen(["sleep", "{mark}"])
 
         def leave_daemon():
+            executed, mine = os.pipe()  # close-on-exec
             if os.fork() == 0:
                 os.setsid()
                 if os.fork() == 0:
                     os.execvp("sleep", ["sleep", "{mark}"])
                 os._exit(0)
             os.wait()
+            os.close(mine)
+            os.read(executed, 1)
 
         @pytest.mark.isolate
         def test_reported():
