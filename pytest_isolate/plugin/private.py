@@ -72,6 +72,7 @@ def set_up_overridden(request: Any, name: str, definitions: Sequence[pytest.Fixt
     that the overrides would build is built, without running them. The result must then be taken out of the
     item's own table again, or the item would get it in place of the override's.
     """
+    __tracebackhide__ = True
     sub = request
     for definition in reversed(definitions[-level:]):
         sub = SubRequest(sub, definition._scope, NOTSET, 0, definition, _ispytest=True)
@@ -114,7 +115,12 @@ def tear_down_everything(session: pytest.Session) -> None:
     """
     state = session._setupstate
     tear_down = state.teardown_exact
-    state.teardown_exact = lambda nextitem: tear_down(None)  # type: ignore[method-assign]  # noqa: ARG005
+
+    def teardown_exact(nextitem: pytest.Item | None) -> None:  # noqa: ARG001 - pytest's signature
+        __tracebackhide__ = True
+        tear_down(None)
+
+    state.teardown_exact = teardown_exact  # type: ignore[method-assign]
 
 
 def forget_instance(item: pytest.Item) -> None:

@@ -25,6 +25,7 @@ Definitions = Sequence[pytest.FixtureDef[Any]]
 
 def set_up(item: pytest.Item) -> None:
     """Set up what is wide in the item's closure; raises whatever the fixtures raise."""
+    __tracebackhide__ = True
     request = getattr(item, "_request", None)
     info = getattr(item, "_fixtureinfo", None)
     if not request or info is None:  # a custom item without fixtures

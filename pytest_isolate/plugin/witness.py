@@ -21,6 +21,7 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import pluggy
 import pytest
 
 from pytest_isolate.model.spec import Spec
@@ -109,19 +110,22 @@ class Witness:
         self._pid = os.getpid()
         self._held: dict[pytest.FixtureDef[Any], Held] = {}
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    # The old kind of wrapper: an exception doesn't pass through it, so tracebacks of fixtures don't show it.
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, pluggy.Result[Any], None]:
         if fixturedef.scope == "function" or os.getpid() != self._pid:
-            return (yield)
+            yield
+            return
         known = set(self._held)
         before = look()
-        result = yield
+        outcome = yield
+        if outcome.exception is not None:
+            return
         held = added(before, look())
         for nested in self._held.keys() - known:  # asked for by the fixture's body, while it was being set up
             held -= self._held[nested]
         if held:
             self._held[fixturedef] = held
-        return result
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         if os.getpid() == self._pid:

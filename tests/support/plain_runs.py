@@ -16,9 +16,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Said", "both", "differences", "run"]
+__all__ = ["How", "Said", "both", "copied", "differences", "run"]
+
+How = Literal["plain", "off", "marked", "all"]
+_PLUGIN = ["-p", "pytest_isolate.plugin"]
+_OPTIONS: dict[str, list[str]] = {"plain": [], "off": [*_PLUGIN, "--no-isolate"], "marked": _PLUGIN, "all": [*_PLUGIN, "--isolate-all"]}
 
 ROOT = Path(__file__).parents[2]
 SUITES = ROOT / "tests" / "suites"
@@ -105,17 +109,16 @@ class Said:
         return [entry for entry in self.of(path) if "longrepr" in entry]
 
 
-def run(directory: Path, *args: str, isolated: bool, env: dict[str, str] | None = None) -> Said:
-    """Run what `directory` holds."""
-    base = directory.parent / f"base-{'isolated' if isolated else 'plain'}"
+def run(directory: Path, *args: str, how: How, env: dict[str, str] | None = None) -> Said:
+    """Run what `directory` holds: without the plugin, with it switched off, with what is marked or all isolated."""
+    base = directory.parent / f"base-{how}"
     recorder = directory.parent / "recorder"
     recorder.mkdir(exist_ok=True)
     (recorder / "plain_runs_recorder.py").write_text(_RECORDER)
     record = directory.parent / "record.jsonl"
     shutil.rmtree(directory / ".pytest_cache", ignore_errors=True)
     command = [sys.executable, "-m", "pytest", "-p", "plain_runs_recorder", f"--basetemp={base}", f"--rootdir={directory}"]
-    if isolated:
-        command += ["-p", "pytest_isolate.plugin", "--isolate-all"]
+    command += _OPTIONS[how]
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
     variables |= {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -132,11 +135,17 @@ def run(directory: Path, *args: str, isolated: bool, env: dict[str, str] | None 
     return Said(done.returncode, entries, _terminal(text, base), text, error)
 
 
-def both(suite: str, tmp_path: Path, *args: str, env: dict[str, str] | None = None) -> tuple[Said, Said]:
-    """(plain, isolated) runs of a suite of `tests/suites`."""
+def copied(suite: str, tmp_path: Path) -> Path:
+    """A suite of `tests/suites` in a directory of its own."""
     directory = tmp_path / "suite"
     shutil.copytree(SUITES / suite, directory, ignore=shutil.ignore_patterns("__pycache__"))
-    return run(directory, *args, isolated=False, env=env), run(directory, *args, isolated=True, env=env)
+    return directory
+
+
+def both(suite: str, tmp_path: Path, *args: str, env: dict[str, str] | None = None) -> tuple[Said, Said]:
+    """(plain, isolated) runs of a suite of `tests/suites`."""
+    directory = copied(suite, tmp_path)
+    return run(directory, *args, how="plain", env=env), run(directory, *args, how="all", env=env)
 
 
 def differences(plain: Sequence[dict[str, Any]], isolated: Sequence[dict[str, Any]]) -> list[str]:

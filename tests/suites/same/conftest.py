@@ -31,6 +31,16 @@ def narrow(module_value):
     logging.getLogger("narrow").warning("narrow down log")
 
 
+@pytest.fixture(scope="session")
+def bad_in_conftest(session_value):
+    raise RuntimeError("in conftest")
+
+
+@pytest.fixture(scope="session")
+def hidden_bad():
+    raise RuntimeError("hidden in conftest")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item, call):
     report = yield

@@ -103,3 +103,16 @@ def test_recursion():
         return deeper()
 
     deeper()
+
+
+def test_bad_in_conftest(bad_in_conftest):
+    pass
+
+
+@pytest.fixture
+def hidden_bad(hidden_bad):
+    pass
+
+
+def test_hidden_bad(hidden_bad):
+    pass
