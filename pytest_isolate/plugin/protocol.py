@@ -31,7 +31,6 @@ from pytest_isolate.plugin.marks import spec_key
 from pytest_isolate.plugin.measured import Measured, current
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
-from pytest_isolate.plugin.settings import Settings
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.plugin.witness import Witness
@@ -53,12 +52,12 @@ class Protocol:
         attempt: the test process of the running item, if there is one.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, witness: Witness, *, threads: int) -> None:
+    def __init__(self, config: pytest.Config, supply: Supply, witness: Witness, *, threads: int) -> None:
         self.child: Child | None = None
         self.attempt: Attempt | None = None
         self.observed: pytest.TestReport | None = None
         self._config = config
-        self._supply = Supply(config, settings)
+        self._supply = supply
         self._outside: Outside | None = None
         self._witness = witness
         self._measured: Measured | None = None
@@ -72,10 +71,6 @@ class Protocol:
         self._cursor = -1
 
     # --- the run ---
-
-    def start(self) -> None:
-        """Let the builder start, while pytest goes on collecting."""
-        self._supply.start()
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside of pytest-cov's, which saves what was measured
     def pytest_runtestloop(self, session: pytest.Session) -> Steps:
@@ -296,15 +291,15 @@ def _copied(report: pytest.TestReport) -> pytest.TestReport:
     return made
 
 
-def register(config: pytest.Config, settings: Settings, *, threads: int) -> None:
+def register(config: pytest.Config, supply: Supply, *, threads: int) -> None:
     """To be called once, before the first test, when it is known that there will be an isolated one.
 
     Args:
+        supply: of sandboxes, its builder started.
         threads: how many threads are pytest's own.
     """
     witness = Witness()
-    protocol = config.stash[protocol_key] = Protocol(config, settings, witness, threads=threads)
-    protocol.start()
+    protocol = config.stash[protocol_key] = Protocol(config, supply, witness, threads=threads)
     config.pluginmanager.register(witness, "isolate-witness")
     config.pluginmanager.register(protocol, "isolate-protocol")
     config.pluginmanager.register(Observed(protocol), "isolate-observed")

@@ -51,8 +51,14 @@ class Watch:
             self._load()
 
     def _load(self) -> None:
-        from pytest_isolate.plugin import companions, protocol
+        from pytest_isolate.plugin import companions
+        from pytest_isolate.plugin.supply import Supply
 
         self._waiting = False
         companions.refuse(self._config)
-        protocol.register(self._config, self._config.stash[settings_key], threads=self._threads)
+        supply = Supply(self._config, self._config.stash[settings_key])
+        supply.start()
+        # Only now: the builder, another process, starts up beside this import.
+        from pytest_isolate.plugin import protocol
+
+        protocol.register(self._config, supply, threads=self._threads)
