@@ -179,7 +179,9 @@ def failed_subtests(item: pytest.Item) -> int:
 
 
 def set_failed_subtests(item: pytest.Item, number: int) -> None:
-    if failed_subtests_key is not None and (counts := item.config.stash.get(failed_subtests_key, None)) is not None:
+    if failed_subtests_key is None:
+        return
+    if (counts := item.config.stash.get(failed_subtests_key, None)) is not None:
         counts[_identity(item)] = number
 
 

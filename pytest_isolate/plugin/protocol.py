@@ -256,7 +256,7 @@ class Protocol:
             attempt.verdict.problems(failed=self._failed),
             self._weakened,
         )
-        report.isolate = record.to_json()
+        vars(report)["isolate"] = record.to_json()
         if attempt.imports:
             setattr(report, ATTRIBUTE, attempt.imports)
 

@@ -74,7 +74,7 @@ class _Writer:
 
 def shown(report: pytest.TestReport) -> Any:
     """For the wire, beside the report: how its failure looks, where pytest's JSON would lose that; else None."""
-    failure = report.longrepr
+    failure: Any = report.longrepr
     if not hasattr(failure, "toterminal") or hasattr(failure, "reprtraceback"):
         return None
     writer = _Writer()
