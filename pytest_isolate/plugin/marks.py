@@ -47,11 +47,11 @@ class Marks:
         self._resolver: Resolver | None = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Generator[None, None, None]:
         """Markers as written before anything is deselected; then once more, for what other plugins added."""
-        self._refuse_bad_files(items)
+        self._refuse_bad_files(session, items)
         yield
-        self._refuse_bad_files(items)
+        self._refuse_bad_files(session, items)
         for item in items:
             asked = self._ask(item)
             if asked and asked.spec:
@@ -69,7 +69,7 @@ class Marks:
             self._resolver = Resolver(self._settings, self._rootdir)
         return self._resolver.ask(item)
 
-    def _refuse_bad_files(self, items: list[pytest.Item]) -> None:
+    def _refuse_bad_files(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         errors: dict[pytest.Collector, dict[object, str]] = {}
         for item in items:
             asked = self._ask(item)
@@ -83,7 +83,6 @@ class Marks:
         for collector, found in errors.items():
             report = pytest.CollectReport(collector.nodeid, "failed", _text(found.values()), [])
             collector.ihook.pytest_collectreport(report=report)
-        session = collector.session
         if session.shouldfail:  # -x, --maxfail; the next collector would have stopped at this
             raise session.Failed(session.shouldfail)
 

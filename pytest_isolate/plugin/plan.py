@@ -16,9 +16,9 @@ from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.spec import IoLimit, Spec
 from pytest_isolate.model.units import format_duration, format_size
-from pytest_isolate.plugin import private
 from pytest_isolate.plugin.marks import place_key, places_key, spec_key
 from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.terminal import may_mount
 from pytest_isolate.rootfs.host import describe_plan
 from pytest_isolate.sandbox.pool import trees_of_user
@@ -84,8 +84,9 @@ class _Planner:
 
     def _mounts(self, spec: Spec) -> Iterable[str]:
         if self._places is None:
-            found = (private.basetemp(self._config), private.cache_directory(self._config))
-            self._places = [str(path) for path in found if path]
+            supply = Supply(self._config, self._config.stash[settings_key])
+            self._places = supply.places()
+            self._config.add_cleanup(supply.close)
         try:
             trees = trees_of_user(os.getcwd())
             return describe_plan(spec.sandbox(), self._places, rootless=self._rootless, trees=trees)

@@ -49,7 +49,7 @@ class Supply:
     def start(self) -> Pool:
         """The pool, its builder started."""
         if self._pool is None:
-            self._pool = Pool(places=self._places(), cgroup=self._settings.cgroup)
+            self._pool = Pool(places=self.places(), cgroup=self._settings.cgroup)
             self._pool.start()
         return self._pool
 
@@ -105,7 +105,7 @@ class Supply:
             with suppress(OSError):  # the tests left something in it
                 os.rmdir(path)
 
-    def _places(self) -> list[str]:
+    def places(self) -> list[str]:
         """pytest's own directories, made now, so that each sandbox can have them read-write."""
         found = []
         if (base := private.basetemp(self._config)) is not None:
