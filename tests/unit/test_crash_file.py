@@ -27,7 +27,7 @@ def stacks() -> Iterator[CrashFile]:
 
 @contextlib.contextmanager
 def forked(body: Callable[[], object]) -> Iterator[tuple[int, int]]:
-    """Pid and pidfd of a child that runs `body`; killed and reaped in the end."""
+    """Pid and pidfd of a child that runs `body` and waits or stops there; killed and reaped in the end."""
     ready, said = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -41,6 +41,11 @@ def forked(body: Callable[[], object]) -> Iterator[tuple[int, int]]:
     pidfd = os.pidfd_open(pid)
     try:
         os.read(ready, 1)
+        settled = 0
+        while settled < 10:  # a page fault or a lock can put it to sleep for a moment on its way
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+            settled = settled + 1 if state in "STZ" else 0
+            time.sleep(0.005)
         yield pid, pidfd
     finally:
         os.close(ready)
@@ -80,7 +85,6 @@ def test_dump_of_a_hung_process_shows_where_it_hangs(stacks: CrashFile) -> None:
         time.sleep(60)
 
     with forked(hang) as (_, pidfd):
-        time.sleep(0.1)
         text = stacks.dump(pidfd)
     assert " in hang\n    time.sleep(60)" in text
 
@@ -92,7 +96,6 @@ def test_dump_shows_the_other_threads_after_the_running_one(stacks: CrashFile) -
         time.sleep(60)
 
     with forked(hang) as (_, pidfd):
-        time.sleep(0.1)
         lines = stacks.dump(pidfd).splitlines()
     threads = [line for line in lines if line.endswith("(most recent call first):")]
     assert threads[0].startswith("Current thread")
