@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_isolate.model.units import format_duration
 from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.terminal import add_note
 
@@ -155,6 +154,8 @@ class Imports:
         names = sorted((name for name, seconds in saved.items() if seconds >= _HINT_SECONDS), key=lambda name: -saved[name])
         if not names:
             return None
+        from pytest_isolate.model.units import format_duration
+
         first = names[0]
         each = format_duration(self._seconds[first] / self._tests[first])
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
