@@ -218,7 +218,7 @@ def recorded_warnings() -> list[warnings.WarningMessage] | None:
 
 def flush(config: pytest.Config) -> None:
     """Before a fork and before os._exit: what is buffered is written once."""
-    for stream in (sys.stdout, sys.stderr, config.get_terminal_writer()._file):
+    for stream in (sys.stdout, sys.stderr, getattr(_writer(config), "_file", None)):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):  # None, closed, or no file at all: nothing is lost that plain pytest would write
@@ -248,15 +248,21 @@ def terminal_state(config: pytest.Config) -> list[Any]:
     happens on the same terminal."""
     live = _live_log(config)
     return [
-        config.get_terminal_writer()._current_line,
+        getattr(_writer(config), "_current_line", ""),
         *((live._first_record_emitted, live._section_name_shown, live._test_outcome_written) if live else ()),
     ]
 
 
 def restore_terminal(config: pytest.Config, state: Sequence[Any]) -> None:
-    config.get_terminal_writer()._current_line = state[0]
+    if (writer := _writer(config)) is not None:
+        writer._current_line = state[0]
     if (live := _live_log(config)) and len(state) > 1:
         live._first_record_emitted, live._section_name_shown, live._test_outcome_written = state[1:]
+
+
+def _writer(config: pytest.Config) -> Any:
+    """The terminal's; None with -p no:terminal, where the public get_terminal_writer() is an AssertionError."""
+    return config.get_terminal_writer() if config.pluginmanager.hasplugin("terminalreporter") else None
 
 
 def _live_log(config: pytest.Config) -> Any:

@@ -190,11 +190,12 @@ def _terminal(text: str, base: Path) -> list[str]:
     lines: list[str] = []
     skipping = False
     for line in text.splitlines():
-        if line.startswith("isolate: "):
+        bare = re.sub("\x1b\\[[0-9;]*m", "", line)
+        if bare.startswith("isolate: "):
             continue
-        if re.match(r"=+ isolate: ", line):
+        if re.match(r"=+ isolate: ", bare):
             skipping = True
-        elif skipping and line.startswith("==="):
+        elif skipping and bare.startswith("==="):
             skipping = False
         if not skipping:
             line = line.replace(str(base), "BASE")
