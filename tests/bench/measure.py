@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 __all__ = ["Command", "Row", "interleaved", "timed"]
 
@@ -40,12 +41,16 @@ class Row:
         return {True: "met", False: "MISSED", None: "–"}[self.met]
 
 
+_ENVIRON: Final = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""With it, pytest compiles every plugin anew in each run: 15 ms more for ours, which is what would be measured."""
+
+
 def timed(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, user: int | None = None, status: int = 0) -> None:
     """Run a command to its end; its output is shown only where it fails. Raises subprocess.CalledProcessError."""
     done = subprocess.run(
         argv,
         cwd=cwd,
-        env={**os.environ, **(env or {})} if user is None else dict(env or {}),
+        env={**_ENVIRON, **(env or {})} if user is None else dict(env or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
