@@ -30,7 +30,7 @@ from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
 from pytest_isolate.plugin.relay import Relay
-from pytest_isolate.plugin.reports import fail_at
+from pytest_isolate.plugin.reports import fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
@@ -360,9 +360,9 @@ class Attempt:
         self._end()
         match frame["kind"]:
             case "exit":
-                raise pytest.exit.Exception(frame["reason"], frame["status"])
+                raise_at(pytest.exit.Exception(frame["reason"], frame["status"]), *frame["at"])
             case "interrupt":
-                raise KeyboardInterrupt(frame["at"])
+                raise_at(KeyboardInterrupt(*frame["error"]["args"]), *frame["at"])
             case "refused":
                 fail_at(self.item, str(error_from_json(frame["error"])))
             case _:

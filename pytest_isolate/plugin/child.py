@@ -120,7 +120,7 @@ class Child:
         """Whatever leaves the item's protocol: KeyboardInterrupt, pytest.exit, an error in a hook."""
         frame: Frame = {"kind": "escaped", "error": described(error) if error else None}
         if isinstance(error, pytest.exit.Exception):
-            frame |= {"kind": "exit", "reason": error.msg, "status": error.returncode}
+            frame |= {"kind": "exit", "reason": error.msg, "status": error.returncode, "at": _place(error)}
         elif isinstance(error, KeyboardInterrupt):
             frame |= {"kind": "interrupt", "at": _place(error)}
         elif error is not None:
@@ -197,10 +197,12 @@ class Child:
         os._exit = leave_measured
 
 
-def _place(error: BaseException) -> str:
-    """File and line where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+def _place(error: BaseException) -> tuple[str, int]:
+    """File and line where it was raised, as pytest would name them."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if not frame.f_locals.get("__tracebackhide__"):
+            return frame.f_code.co_filename, line
+    return __file__, 1
 
 
 def take_terminal(fd: int) -> None:

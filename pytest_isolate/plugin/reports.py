@@ -15,7 +15,7 @@ from _pytest._code.code import ExceptionChainRepr, TerminalRepr
 
 from pytest_isolate.plugin import private
 
-__all__ = ["fail_at", "join_captured", "one", "restored", "set_captured", "shown"]
+__all__ = ["fail_at", "join_captured", "one", "raise_at", "restored", "set_captured", "shown"]
 
 _ORDER = {"stdout": 0, "stderr": 1, "log": 2}  # that of pytest's own wrappers
 _ALSO = "\nThe teardown of wider fixtures, in the pytest process, failed as well:\n"
@@ -33,8 +33,13 @@ def fail_at(item: pytest.Item, text: str) -> NoReturn:
         path, line, _ = item.reportinfo()
     except Exception:  # noqa: BLE001 - of a plugin's own kind of item
         path, line = item.path, 0
-    error = pytest.fail.Exception(text, pytrace=False)
-    code = compile("\n" * (line or 0) + "raise error from None", os.fspath(path), "exec")
+    raise_at(pytest.fail.Exception(text, pytrace=False), os.fspath(path), (line or 0) + 1)
+
+
+def raise_at(error: BaseException, path: str, line: int) -> NoReturn:
+    """Raise `error` from a frame that has this file and line; `fail_at` says why."""
+    __tracebackhide__ = True
+    code = compile("\n" * (line - 1) + "raise error from None", path, "exec")
     exec(code, {"error": error})  # noqa: S102 - the line above
     raise error
 
