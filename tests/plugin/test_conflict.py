@@ -75,6 +75,8 @@ def test_file_that_the_others_uninstallation_took_along_is_missed(
 ) -> None:
     shutil.copytree(ROOT / "pytest_isolate", site / "pytest_isolate")
     (site / "pytest_isolate" / "__init__.py").unlink()
+    # An editable installation of the checkout would be found in place of the damaged one.
+    (site / "sitecustomize.py").write_text(f"import sys\nsys.path[:] = [path for path in sys.path if path != {str(ROOT)!r}]\n")
     monkeypatch.setenv("PYTHONPATH", str(site))
     result = pytester.runpytest_subprocess("-p", "no:randomly", "-p", "no:asyncio")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
