@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_isolate.plugin import conflict, marks, preload, settings, terminal, watch
+from pytest_isolate.plugin import conflict, marks, settings, terminal, watch
 from pytest_isolate.plugin.fixtures import isolate_box
 from pytest_isolate.plugin.options import pytest_addoption
 
@@ -18,12 +18,15 @@ conflict.refuse()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Raises pytest.UsageError for whatever options, ini keys and profiles say that can't be meant."""
-    config.stash[settings.settings_key] = settings.configure(config)
+    found = config.stash[settings.settings_key] = settings.configure(config)
     terminal.register(config)
     marks.register(config)
-    if config.stash[settings.settings_key].plan:
+    if found.plan:
         from pytest_isolate.plugin import plan
 
         plan.register(config)
-    preload.register(config)
+    if found.preload and not (found.no_isolate or config.option.collectonly):
+        from pytest_isolate.plugin.preload import preload
+
+        preload(found.preload)
     watch.register(config)

@@ -22,10 +22,9 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.plugin.terminal import add_note
+from pytest_isolate.model.units import format_duration
 
-__all__ = ["ATTRIBUTE", "ImportTimer", "Imports", "preload", "register"]
+__all__ = ["ATTRIBUTE", "ImportTimer", "Imports", "preload"]
 
 ATTRIBUTE: Final = "isolate_imports"
 """Of a test's last report: a list of [module, seconds]. Plain, since xdist sends it with the report."""
@@ -38,7 +37,8 @@ _HINT_MODULES: Final = 5
 
 
 def preload(names: Iterable[str]) -> None:
-    """Import `names`, in order.
+    """Import `names`, in order: in `pytest_configure`, because a `UsageError` is lost later under xdist. The controller
+    of xdist therefore imports them too.
 
     Raises:
         pytest.UsageError: naming each one that can't be imported, and why.
@@ -105,22 +105,6 @@ class ImportTimer:
         return sorted(heavy, key=lambda pair: -pair[1])[:_MOST_MODULES]
 
 
-def register(config: pytest.Config) -> None:
-    """To be called once in `pytest_configure`, after the settings are in the stash and the terminal's part.
-
-    Preloads here and not before the first fork, because a `UsageError` is lost later under xdist; the controller
-    of xdist therefore imports them too.
-
-    Raises:
-        pytest.UsageError: as `preload`.
-    """
-    settings = config.stash[settings_key]
-    if not (settings.no_isolate or config.option.collectonly):
-        preload(settings.preload)
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Imports(settings.preload), "isolate-imports")
-
-
 class Imports:
     """Where reports are collected: adds up what tests imported and words the hint."""
 
@@ -129,17 +113,9 @@ class Imports:
         self._tests: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        for name, seconds in getattr(report, ATTRIBUTE, ()):
-            self.add(name, seconds)
-
     def add(self, name: str, seconds: float) -> None:
         self._tests[name] = self._tests.get(name, 0) + 1
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
-    def pytest_terminal_summary(self, config: pytest.Config) -> None:
-        if hint := self.hint():
-            add_note(config, hint)
 
     def hint(self) -> str | None:
         """One line for the summary; None if preloading would save little.
@@ -154,8 +130,6 @@ class Imports:
         names = sorted((name for name, seconds in saved.items() if seconds >= _HINT_SECONDS), key=lambda name: -saved[name])
         if not names:
             return None
-        from pytest_isolate.model.units import format_duration
-
         first = names[0]
         each = format_duration(self._seconds[first] / self._tests[first])
         others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -16,6 +16,7 @@ import pytest
 from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
+    from pytest_isolate.plugin.preload import Imports
     from pytest_isolate.plugin.settings import Settings
     from pytest_isolate.report.record import Run
 
@@ -31,7 +32,7 @@ def register(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         config.pluginmanager.register(_WorkerNotes(config, notes), "isolate-worker-notes")
     else:
-        config.pluginmanager.register(_Section(notes), "isolate-terminal")
+        config.pluginmanager.register(_Section(config, notes), "isolate-terminal")
 
 
 def add_note(config: pytest.Config, text: str) -> None:
@@ -42,9 +43,11 @@ def add_note(config: pytest.Config, text: str) -> None:
 class _Section:
     """Header and section. A run without isolated tests doesn't pay for the modules behind them."""
 
-    def __init__(self, notes: dict[str, None]) -> None:
+    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
+        self.settings = config.stash[settings_key]
         self.notes = notes
         self.run: Run | None = None
+        self.imports: Imports | None = None
 
     def pytest_report_header(self, config: pytest.Config) -> str:
         return header(config.stash[settings_key])
@@ -60,6 +63,16 @@ class _Section:
             self.run = Run()
         # xdist names the worker; the same test on two of them (--dist=each) is two tests.
         self.run.add(record, str(getattr(report, "worker_id", "")))
+        if imports := getattr(report, "isolate_imports", None):
+            self._imported(imports)
+
+    def _imported(self, imports: list[tuple[str, float]]) -> None:
+        from pytest_isolate.plugin.preload import Imports
+
+        if self.imports is None:
+            self.imports = Imports(self.settings.preload)
+        for name, seconds in imports:
+            self.imports.add(name, seconds)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -73,6 +86,8 @@ class _Section:
             return
         for note in self.notes:
             self.run.note(note)
+        if self.imports and (hint := self.imports.hint()):
+            self.run.note(hint)
         _write(self.run, terminalreporter, config)
 
 

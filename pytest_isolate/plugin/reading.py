@@ -1,0 +1,200 @@
+"""Reads and checks what options, ini and profiles say. Imported only where they say something (`settings.configure`)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+
+from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.layers import Layer, merge
+from pytest_isolate.model.parse import parse_key
+from pytest_isolate.plugin import private, profiles
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
+from pytest_isolate.plugin.settings import Settings
+
+__all__ = ["read"]
+
+_COMMAND_LINE: Final = "command line"
+
+
+def read(config: pytest.Config) -> Settings:
+    """Everything.
+
+    Raises:
+        pytest.UsageError: with one argument per thing that is wrong.
+    """
+    reader = _Reader(config)
+    settings = reader.settings()
+    errors = [*reader.errors, *_unknown_ini(config), *_ignored_toml(config)]
+    if errors:
+        raise pytest.UsageError(*dict.fromkeys(errors))
+    return settings
+
+
+class _Reader:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.profiles, self.errors = profiles.load(config.rootpath)
+        self.file = config.inipath.name if config.inipath else _COMMAND_LINE
+        self.overridden = {text.partition("=")[0] for text in config.getoption("override_ini", None) or ()}
+
+    def settings(self) -> Settings:
+        isolate_all = bool(self.config.getoption("isolate_all"))
+        place = "--isolate-all" if isolate_all else ""
+        if not isolate_all and self.ini("isolate_all"):
+            isolate_all, place = True, f"isolate_all of {self.place('isolate_all')}"
+        return Settings(
+            isolate_all=isolate_all,
+            no_isolate=bool(self.config.getoption("no_isolate")),
+            missing=self.missing(),
+            top=self.top(),
+            cgroup=self.cgroup(),
+            preload=tuple(self.ini("isolate_preload") or ()),
+            plan=bool(self.config.getoption("isolate_plan")),
+            all_place=place,
+            layers=self.layers(),
+            profiles=self.profiles,
+        )
+
+    def ini(self, name: str) -> Any:
+        """The value, None where it isn't set or can't be read."""
+        try:
+            return self.config.getini(name)
+        except (TypeError, ValueError, pytest.UsageError) as error:
+            # pytest reads it as the type that addini was told. Before 9.2 it lets the conversion's own error pass.
+            as_text = ", as a string" if (9,) <= pytest.version_tuple < (9, 2) else ""
+            self.errors.append(f"{self.place(name)}: {name}: {error}; accepted: {self.accepted(name)}{as_text}")
+            return None
+
+    def accepted(self, name: str) -> str:
+        forms = {f"isolate_{key.name}": key.form(text=True) for key in everywhere()}
+        others = {
+            "isolate_all": "true or false",
+            "isolate_top": "a whole number, at least 0",
+            "isolate_missing": ", ".join(MISSING),
+        }
+        return {**forms, **others}.get(name, "text")
+
+    def place(self, name: str) -> str:
+        return f"{_COMMAND_LINE} (-o)" if name in self.overridden else self.file
+
+    def either(self, name: str) -> tuple[Any, str, str]:
+        """Option before ini: value, place and name as typed; None where neither is given."""
+        if (value := self.config.getoption(name)) is not None:
+            return value, _COMMAND_LINE, "--" + name.replace("_", "-")
+        return self.ini(name), self.place(name), name
+
+    def missing(self) -> Any:
+        value, place, typed = self.either("isolate_missing")
+        if value is None or value in MISSING:
+            return value or MISSING[0]
+        self.errors.append(f"{place}: {typed}: {value!r} is not accepted; accepted: {', '.join(MISSING)}")
+        return MISSING[0]
+
+    def top(self) -> int:
+        value, place, typed = self.either("isolate_top")
+        if value is None:
+            return DEFAULT_TOP
+        text = str(value)
+        if text.isascii() and text.isdigit():
+            return int(text)
+        self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
+        return DEFAULT_TOP
+
+    def cgroup(self) -> str | None:
+        value, place, typed = self.either("isolate_cgroup")
+        if value is None or (value.strip("/") and "\0" not in value and ".." not in value.split("/")):
+            return None if value is None else str(value)
+        self.errors.append(
+            f"{place}: {typed}: {value!r} names no cgroup directory; accepted: a path relative to each hierarchy's mount point"
+        )
+        return None
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Command line, its profile, ini, its profile."""
+        options = {key.name: self.config.getoption(f"isolate_{key.name}") for key in everywhere()}
+        lines = {key.name: self.ini(f"isolate_{key.name}") for key in everywhere()}
+        ini_dir = self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
+        found = [
+            *self.read(options, str(self.config.invocation_params.dir), "--isolate-", lambda _name: _COMMAND_LINE),
+            *self.profile(self.config.getoption("isolate_profile"), _COMMAND_LINE, "--isolate-profile"),
+            *self.read(lines, str(ini_dir), "isolate_", lambda name: self.place(f"isolate_{name}")),
+            *self.profile(self.ini("isolate_profile"), self.place("isolate_profile"), "isolate_profile"),
+        ]
+        self.errors += map(str, merge(found, partial=True).errors)
+        return tuple(found)
+
+    def read(self, given: Mapping[str, Any], base: str, prefix: str, place: Any) -> list[Layer]:
+        """A layer for each value that is given."""
+        layers = []
+        for name, value in given.items():
+            if value is None:
+                continue
+            try:
+                checked = parse_key(name, value, base, text=True)
+            except SpecError as error:
+                self.errors.append(str(SpecError(prefix + name, error.problem, error.accepted, place(name))))
+            else:
+                layers.append(Layer(f"{prefix}{name} of {place(name)}", {name: checked}))
+        return layers
+
+    def profile(self, name: str | None, place: str, typed: str) -> list[Layer]:
+        if name is None:
+            return []
+        if name in self.profiles:
+            return [self.profiles[name]]
+        problem, accepted = profiles.unknown_profile(name, self.profiles)
+        self.errors.append(f"{place}: {typed}: {problem}; accepted: {accepted}")
+        return []
+
+
+def _names() -> set[str]:
+    return {f"isolate_{key.name}" for key in everywhere()} | {name for name, _, _ in INI}
+
+
+def _unknown_ini(config: pytest.Config) -> list[str]:
+    """Keys ``isolate_…`` that nobody declared. pytest would warn, and the cap that was meant would be missing."""
+    place = config.inipath.name if config.inipath else _COMMAND_LINE
+    unknown = [name for name in sorted(private.ini_names(config)) if name.startswith("isolate_") and not _declared(config, name)]
+    return [f"{place}: {name}: no such ini key; accepted: {_close(name)}" for name in unknown]
+
+
+def _declared(config: pytest.Config, name: str) -> bool:
+    """Whether we or another plugin declared it."""
+    try:
+        config.getini(name)
+    except ValueError as error:
+        return "unknown configuration value" not in str(error)
+    except (TypeError, pytest.UsageError):
+        return True
+    return True
+
+
+def _close(name: str) -> str:
+    names = sorted(_names())
+    return ", ".join(difflib.get_close_matches(name, names) or names)
+
+
+def _ignored_toml(config: pytest.Config) -> list[str]:
+    """pytest 9 reads ``[tool.pytest]`` and pytest.toml; older ones don't, and don't say so."""
+    if pytest.version_tuple >= (9,):
+        return []
+    found = []
+    for name, tables in (("pyproject.toml", ("tool", "pytest")), ("pytest.toml", ("pytest",)), (".pytest.toml", ("pytest",))):
+        try:
+            values: Any = profiles.document(config.rootpath / name)
+        except ValueError:
+            continue  # not TOML, and not read by this pytest
+        for table in tables:
+            values = values.get(table, {}) if isinstance(values, Mapping) else {}
+        where = f"[{'.'.join(tables)}]"
+        found += [
+            f"{name}: {key} in {where} has no effect on pytest {pytest.__version__}, which doesn't read this table; "
+            "accepted: [tool.pytest.ini_options] of pyproject.toml with the value as a string, or pytest 9"
+            for key in (values if isinstance(values, Mapping) else ())
+            if key.startswith("isolate_")
+        ]
+    return found
