@@ -109,14 +109,15 @@ class Said:
         return [entry for entry in self.of(path) if "longrepr" in entry]
 
 
-def run(directory: Path, *args: str, how: How, env: dict[str, str] | None = None) -> Said:
+def run(directory: Path, *args: str, how: How, env: dict[str, str] | None = None, keep_cache: bool = False) -> Said:
     """Run what `directory` holds: without the plugin, with it switched off, with what is marked or all isolated."""
     base = directory.parent / f"base-{how}"
     recorder = directory.parent / "recorder"
     recorder.mkdir(exist_ok=True)
     (recorder / "plain_runs_recorder.py").write_text(_RECORDER)
     record = directory.parent / "record.jsonl"
-    shutil.rmtree(directory / ".pytest_cache", ignore_errors=True)
+    if not keep_cache:
+        shutil.rmtree(directory / ".pytest_cache", ignore_errors=True)
     command = [sys.executable, "-m", "pytest", "-p", "plain_runs_recorder", f"--basetemp={base}", f"--rootdir={directory}"]
     command += _OPTIONS[how]
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
@@ -164,6 +165,8 @@ def differences(plain: Sequence[dict[str, Any]], isolated: Sequence[dict[str, An
 
 
 _CHANGING = [
+    (re.compile(r"\[gw\d+\]"), "[gw]"),
+    (re.compile(r"cache from \S+ ago"), "cache from TIME ago"),
     (re.compile(r"0x[0-9a-f]{6,}"), "0xADDRESS"),
     (re.compile(r"\b\d+\.\d+s\b"), "TIMEs"),
     (re.compile(r"\bisolate_box, "), ""),  # in lists of the fixtures that there are
@@ -175,7 +178,7 @@ _CHANGING = [
 def _normal(value: Any, base: Path) -> Any:
     if isinstance(value, str):
         value = value.replace(str(base), "BASE")
-        for pattern, text in _CHANGING[:4]:
+        for pattern, text in _CHANGING[:6]:
             value = pattern.sub(text, value)
         return value
     if isinstance(value, list):
