@@ -29,9 +29,7 @@ _syscall.restype = ctypes.c_long
 
 def _clone(flags: int, parent_tid: object) -> int:
     zero = ctypes.c_long(0)
-    result: int = _syscall(
-        ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags | signal.SIGCHLD), zero, parent_tid, zero, zero
-    )
+    result: int = _syscall(ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags | signal.SIGCHLD), zero, parent_tid, zero, zero)
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

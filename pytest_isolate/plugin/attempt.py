@@ -26,16 +26,15 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
-from pytest_isolate.plugin.crash import CrashFile, FaultTimer
-from pytest_isolate.plugin.measured import Measured
-from pytest_isolate.plugin.refusals import Refusals, blocks
+from pytest_isolate.plugin.outside import Outside
+from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
-__all__ = ["Attempt", "Given", "Outside"]
+__all__ = ["Attempt", "Given"]
 
 Phase = Literal["setup", "call", "teardown"]
 
@@ -52,46 +51,6 @@ class Given:
 
     report: pytest.TestReport
     error: dict[str, Any] | None
-
-
-@dataclass(slots=True)
-class Outside:
-    """What all attempts of a run share in the pytest process.
-
-    Attributes:
-        crash: where test processes write their stacks.
-        refusals: where they note addresses.
-        timer: pytest's faulthandler_timeout.
-        terminal: descriptor of the controlling terminal, -1 without one.
-        foreground: test processes read from the terminal all the time (``-s``), not only at a prompt.
-        measured: coverage, if any is measured.
-    """
-
-    crash: CrashFile
-    refusals: Refusals
-    timer: FaultTimer
-    terminal: int
-    foreground: bool
-    measured: Measured | None = None
-    unreaped: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, config: pytest.Config) -> Outside:
-        terminal = _controlling_terminal()
-        foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
-        timer = FaultTimer(*private.faulthandler_settings(config))
-        return cls(CrashFile(), Refusals(), timer, terminal, foreground)
-
-    def reap(self, flags: int = os.WNOHANG) -> None:
-        """Wait for test processes that gave all their reports and were on their way out then."""
-        self.unreaped[:] = [pid for pid in self.unreaped if not os.waitpid(pid, flags)[0]]
-
-    def close(self) -> None:
-        self.reap(0)
-        self.crash.close()
-        self.refusals.close()
-        if self.terminal >= 0:
-            os.close(self.terminal)
 
 
 class _TimedOut(Exception):
@@ -457,7 +416,13 @@ class Attempt:
         # Where the network was refused is told by failing reports alone.
         self._events = events = box.events([process.pid], network=self._failed or missing or killed)
         gone = ""
-        if missing and status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and _dies(box):
+        if (
+            missing
+            and status is not None
+            and os.WIFSIGNALED(status)
+            and os.WTERMSIG(status) == signal.SIGKILL
+            and box.ended(_INIT_END)
+        ):
             gone = "its init was killed, or the builder that held it"
         released = time.perf_counter()
         box.release()
@@ -483,25 +448,3 @@ class Attempt:
                 gone=gone,
             )
         )
-
-
-def _dies(box: Sandbox) -> bool:
-    deadline = time.monotonic() + _INIT_END
-    while box.alive():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def _controlling_terminal() -> int:
-    """A descriptor of it, -1 where there is none or another process group has it (a job in the background)."""
-    try:
-        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:
-        return -1
-    with suppress(OSError):
-        if os.tcgetpgrp(fd) == os.getpgrp():
-            return fd
-    os.close(fd)
-    return -1

@@ -127,7 +127,7 @@ class Child:
             frame["trace"] = "".join(traceback.format_exception(error))
         # As pytest does at the end of an interrupted session.
         with contextlib.suppress(BaseException):
-            self.item.session._setupstate.teardown_exact(None)
+            private.tear_down(self.item.session)
         frame["relays"] = self._changes()
         if self._measured is not None:
             frame["coverage"] = self._measured.collected()

@@ -73,8 +73,8 @@ class Snapshots(Relay):
 
     def apply(self, changes: Any) -> None:
         """Assert in this session what was asserted inside: the same entries, without running anything."""
-        from syrupy.assertion import AssertionResult, SnapshotAssertion
-        from syrupy.location import PyTestLocation
+        from syrupy.assertion import AssertionResult, SnapshotAssertion  # pyright: ignore[reportMissingImports]
+        from syrupy.location import PyTestLocation  # pyright: ignore[reportMissingImports]
 
         location = PyTestLocation(self._item)
         asserted, written = changes

@@ -98,17 +98,24 @@ def _simple(value: object) -> Any:
 def _instance(cls: type, data: dict[str, Any]) -> BaseException:
     """An object of `cls` that reads as it did; constructors run only where they are Python's own."""
     text = data["text"]
+    made: Any
     try:
         made = cls(*data["args"]) if cls.__module__ == "builtins" else cls.__new__(cls, *data["args"])
-        vars(made).update(data["state"])
+        made.__dict__.update(data["state"])
     except Exception:  # noqa: BLE001 - a __new__ with arguments of its own
         made = None
     if isinstance(made, BaseException) and _text(made) == text:
         return made
     try:
-        shown = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__str__": lambda _: text})
+        shown = type(
+            cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__str__": lambda _: text}
+        )
         made = shown.__new__(shown, *data["args"])
-        vars(made).update(data["state"])
+        made.__dict__.update(data["state"])
     except Exception:  # noqa: BLE001
         made = None
-    return made if isinstance(made, BaseException) else next(b for b in (Warning, Exception, BaseException) if issubclass(cls, b))(text)
+    return (
+        made
+        if isinstance(made, BaseException)
+        else next(b for b in (Warning, Exception, BaseException) if issubclass(cls, b))(text)
+    )

@@ -38,14 +38,15 @@ class Measured:
 
     def start(self) -> None:
         """In the child: lines that ran before the fork are the parent's to report."""
-        collector = self._active._collector
-        collector._clear_data()
+        # coverage has no public way to begin anew without stopping the tracer, which a test may be in the middle of.
+        collector = self._active._collector  # noqa: SLF001
+        collector._clear_data()  # noqa: SLF001
         self._data = sys.modules["coverage"].CoverageData(no_disk=True)
         collector.use_data(self._data, collector.static_context)
 
     def collected(self) -> str:
         """In the child: what ran so far, as text."""
-        self._active._collector.flush_data()
+        self._active._collector.flush_data()  # noqa: SLF001
         return base64.b64encode(self._data.dumps()).decode()
 
     def merge(self, collected: str) -> None:

@@ -52,6 +52,7 @@ __all__ = [
     "set_up_overridden",
     "skip_at_item",
     "stream_encoding",
+    "tear_down",
     "tear_down_everything",
     "terminal_state",
     "used_fixtures",
@@ -123,11 +124,17 @@ def tear_down_everything(session: pytest.Session) -> None:
     state.teardown_exact = teardown_exact  # type: ignore[method-assign]
 
 
+def tear_down(session: pytest.Session) -> None:
+    """In the child: everything that is set up, now."""
+    session._setupstate.teardown_exact(None)
+
+
 def forget_instance(item: pytest.Item) -> None:
     """In the parent, in place of the item's teardown(): drop the instance that `TestCaseFunction` keeps."""
     if isinstance(item, TestCaseFunction):
         item._obj = None
-        item.__dict__.pop("_instance", None)
+        instance: Any = item
+        instance.__dict__.pop("_instance", None)
 
 
 def skip_at_item(reason: str) -> BaseException:
@@ -218,16 +225,21 @@ def recorded_warnings() -> list[warnings.WarningMessage] | None:
 
 def flush(config: pytest.Config) -> None:
     """Before a fork and before os._exit: what is buffered is written once."""
-    for stream in (sys.stdout, sys.stderr, getattr(_writer(config), "_file", None)):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr, getattr(_writer(config), "_file", None))
+    for stream in streams:
         try:
             stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, closed, or no file at all: nothing is lost that plain pytest would write
+        except (
+            AttributeError,
+            OSError,
+            ValueError,
+        ):  # None, closed, or no file at all: nothing is lost that plain pytest would write
             continue
 
 
 def without_capture(config: pytest.Config) -> AbstractContextManager[None]:
     """Output of the plugin's process goes to the terminal, also while a test's output is captured."""
-    capture = config.pluginmanager.getplugin("capturemanager")
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
     return capture.global_and_fixture_disabled() if capture else nullcontext()
 
 

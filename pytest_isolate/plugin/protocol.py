@@ -23,12 +23,13 @@ import pytest
 from pytest_isolate.model.errors import SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private, reports, wide
-from pytest_isolate.plugin.attempt import Attempt, Outside
+from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
 from pytest_isolate.plugin.fixtures import protocol_key
 from pytest_isolate.plugin.likeness import error_like
 from pytest_isolate.plugin.marks import spec_key
 from pytest_isolate.plugin.measured import Measured, current
+from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.supply import Supply
@@ -149,9 +150,7 @@ class Protocol:
         self._weakened = obtained.weakened
         outside = self._shared()
         self._note_threads()
-        attempt = Attempt(
-            item, obtained.spec, obtained.box, outside, relays(item, self._recorded), time.perf_counter() - begun
-        )
+        attempt = Attempt(item, obtained.spec, obtained.box, outside, relays(item, self._recorded), time.perf_counter() - begun)
         self.attempt = attempt
         # Added last, so run first: before class fixtures that a function without a class keeps on its item.
         item.addfinalizer(attempt.tear_down)

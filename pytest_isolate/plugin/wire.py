@@ -59,7 +59,7 @@ def _escaped(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _plain(value: Any, notes: list[str], text: Callable[[str], str], depth: int) -> Any:
+def _plain(value: Any, notes: list[str], text: Callable[[str], str], depth: int) -> Any:  # noqa: C901 - one case a kind of value
     kind = type(value)
     if kind is str:
         return text(value)

@@ -242,9 +242,7 @@ def table(run: Run, style: Style) -> list[Line]:
     return rows
 
 
-def _two_lines(
-    tests: Sequence[TestRecord], names: Sequence[str], caption: str, laid: list[_Laid], style: Style
-) -> list[Line]:
+def _two_lines(tests: Sequence[TestRecord], names: Sequence[str], caption: str, laid: list[_Laid], style: Style) -> list[Line]:
     rows: list[Line] = [((caption, ("bold",)),), _row(("", ()), [(column.heading,) for column in laid])]
     for index, (test, name) in enumerate(zip(tests, names, strict=True)):
         rows.append(((cut_middle(name, style.width, style.ellipsis), _mood(test)),))

@@ -32,8 +32,7 @@ def printable(text: str, encoding: str) -> str:
     text = " ".join(text.split())
     if not text.isprintable():
         text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-            for character in text
+            character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in text
         )
     return text.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -20,9 +20,7 @@ from pytest_isolate.sandbox.workspace import remove_workspace
 __all__ = ["BuilderProcess", "Facts"]
 
 _GOODBYE: Final = 15.0
-_BOOT: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from pytest_isolate.sandbox.builder import main; main(sys.argv[2:])"
-)
+_BOOT: Final = "import sys; sys.path.insert(0, sys.argv[1]); from pytest_isolate.sandbox.builder import main; main(sys.argv[2:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,9 @@ class BuilderProcess:
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         if (received := self._channel.receive()) is None:
-            raise SandboxGone(f"the builder (pid {self.pid}) ended: {self._last_words()}", "see above; the next test starts another")
+            raise SandboxGone(
+                f"the builder (pid {self.pid}) ended: {self._last_words()}", "see above; the next test starts another"
+            )
         return received
 
     def _last_words(self) -> str:

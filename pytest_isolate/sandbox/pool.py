@@ -29,9 +29,7 @@ class Pool:
         depth: how many sandboxes to keep ready.
     """
 
-    def __init__(
-        self, *, places: Sequence[str] = (), cgroup: str | None = None, cwd: str | None = None, depth: int = 3
-    ) -> None:
+    def __init__(self, *, places: Sequence[str] = (), cgroup: str | None = None, cwd: str | None = None, depth: int = 3) -> None:
         self._places = list(places)
         self._cgroup = cgroup
         self._cwd = cwd

@@ -163,7 +163,9 @@ class _Exchange:
             stdin.close()
 
 
-def spawn(fork: Fork, args: Sequence[str], streams: tuple[Stream, Stream, Stream], cwd: str | None, *, foreground: bool) -> Process:
+def spawn(
+    fork: Fork, args: Sequence[str], streams: tuple[Stream, Stream, Stream], cwd: str | None, *, foreground: bool
+) -> Process:
     """Fork by `fork` and exec `args` with `streams` as standard input, output and error.
 
     Args:
@@ -230,7 +232,9 @@ def _arrange(streams: tuple[Stream, Stream, Stream]) -> tuple[list[int], tuple[I
     return inside, tuple(pipes), opened
 
 
-def _exec(args: Sequence[str], inside: list[int], cwd: str | None, *, foreground: bool, report: Callable[[dict[str, Any]], None]) -> None:
+def _exec(
+    args: Sequence[str], inside: list[int], cwd: str | None, *, foreground: bool, report: Callable[[dict[str, Any]], None]
+) -> None:
     """The child's part. Never returns."""
     path = cwd or args[0]
     try:

@@ -224,7 +224,11 @@ class Sandbox:
         group = self._place.group
         counted = read_events(group) if group is not None else None
         kills = (counted.oom_kills or 0) if counted else 0
-        victims = tuple(f"{victim.name} (pid {victim.pid} of the host)" for victim in oom_victims(group, known)) if group and kills else ()
+        victims = (
+            tuple(f"{victim.name} (pid {victim.pid} of the host)" for victim in oom_victims(group, known))
+            if group and kills
+            else ()
+        )
         disk = self._disk()
         return Events(
             oom_kills=kills,
@@ -244,6 +248,10 @@ class Sandbox:
     def processes(self) -> list[ProcessInfo]:
         """What runs inside, init left out; after a test's end, what it left behind."""
         return processes(self.init_pid)
+
+    def ended(self, within: float) -> bool:
+        """Whether its init is dead, or dies within so many seconds."""
+        return _readable(self._place.entrance.pidfd, within)
 
     def alive(self) -> bool:
         """Whether its init lives."""

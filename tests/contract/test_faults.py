@@ -69,7 +69,13 @@ ENTERING = [("setns", "EPERM", number) for number in (1, 2, 3)] + [
 def _run(tmp_path: Path, *command: str) -> list[str]:
     before = remains_of(None)
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=90, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     deadline = time.monotonic() + 5
     while (left := remains_of(None) - before) and time.monotonic() < deadline:
@@ -85,7 +91,9 @@ def _run(tmp_path: Path, *command: str) -> list[str]:
 def test_refused_step_in_the_builder_fails_closed(tmp_path: Path, call: str, errno: str, number: int) -> None:
     log = tmp_path / "strace.log"
     wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nexec strace -f -o {log} -e trace={call} -e inject={call}:error={errno}:when={number} {sys.executable} "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\nexec strace -f -o {log} -e trace={call} -e inject={call}:error={errno}:when={number} {sys.executable} "$@"\n'
+    )
     wrapper.chmod(0o755)
     answers = _run(tmp_path, sys.executable, "-c", CASE, str(wrapper))
     injected = log.read_text().count("(INJECTED)")

@@ -152,13 +152,16 @@ with box() as opened:
 
 
 def test_missing_program_is_an_os_error_with_its_name(caller: Caller) -> None:
-    assert caller.run(
-        """
+    assert (
+        caller.run(
+            """
 with box() as opened:
     try: opened.run(["/no/such/program"])
     except FileNotFoundError as error: tell(error.filename)
 """
-    ) == "/no/such/program"
+        )
+        == "/no/such/program"
+    )
 
 
 def test_threaded_caller_with_many_fds_and_odd_tmpdir(caller: Caller) -> None:
@@ -183,8 +186,9 @@ tell([seen, os.listdir(odd)])
 
 
 def test_deleted_working_directory_stays_deleted(caller: Caller) -> None:
-    assert caller.run(
-        """
+    assert (
+        caller.run(
+            """
 os.mkdir("gone"); os.chdir("gone"); os.rmdir("../gone")
 with box() as opened:
     pid = opened.fork(print)
@@ -193,7 +197,9 @@ with box() as opened:
         except FileNotFoundError: os._exit(42)
     tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    ) == 42
+        )
+        == 42
+    )
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}])

@@ -46,7 +46,9 @@ tell([[name for _, name in socket.if_nameindex()], echoed, answer])
 
 
 def test_processes_see_only_their_own(caller: Caller) -> None:
-    pids, own, parent = caller.run("tell(inside('tell([sorted(int(n) for n in os.listdir(\"/proc\") if n.isdigit()), os.getpid(), os.getppid()])'))")
+    pids, own, parent = caller.run(
+        "tell(inside('tell([sorted(int(n) for n in os.listdir(\"/proc\") if n.isdigit()), os.getpid(), os.getppid()])'))"
+    )
     assert pids == [1, own]
     assert parent == 0
 

@@ -59,7 +59,9 @@ def test_never(notes):
 """
 
 
-def interrupted(tmp_path: Path, sleep: str, teardown: str = "pass", *, again: bool = False, args: tuple[str, ...] = ()) -> tuple[int, str, set[str], float]:
+def interrupted(
+    tmp_path: Path, sleep: str, teardown: str = "pass", *, again: bool = False, args: tuple[str, ...] = ()
+) -> tuple[int, str, set[str], float]:
     """Run, press Ctrl-C (a SIGINT to pytest alone, as the kernel does where tests are in groups of their own)."""
     suite = tmp_path / "suite"
     suite.mkdir()

@@ -108,7 +108,9 @@ def test_test_that_closes_every_descriptor_fails_alone(pytester: pytest.Pytester
     assert done.of("test_next", "call").outcome == "passed"
 
 
-def test_forked_child_that_returns_into_pytest_reports_nothing(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forked_child_that_returns_into_pytest_reports_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytester.makepyfile(
         """
         import os, pytest

@@ -58,15 +58,33 @@ def test_wide_fixtures_live_outside_and_narrow_ones_inside(order_isolated: Ran) 
         assert order_isolated.where(f"setup {scope}")
         assert all(order_isolated.where(f"setup {scope}"))
         assert all(order_isolated.where(f"down {scope}"))
-    for class_wide in ("setup_module", "teardown_module", "setup_class", "teardown_class", "setUpClass", "tearDownClass", "class cleanup"):
+    for class_wide in (
+        "setup_module",
+        "teardown_module",
+        "setup_class",
+        "teardown_class",
+        "setUpClass",
+        "tearDownClass",
+        "class cleanup",
+    ):
         assert all(order_isolated.where(class_wide))
-    inside = [order_isolated.where(event) for event in ("setup f_auto", "down f_auto", "setUp", "setup_method", "first finalizer")]
+    inside = [
+        order_isolated.where(event) for event in ("setup f_auto", "down f_auto", "setUp", "setup_method", "first finalizer")
+    ]
     assert all(not all(where) for where in inside)
 
 
 def test_isolating_all_leaves_nothing_narrow_outside(tmp_path: Path) -> None:
     everything = ran("order", tmp_path, "all")
-    for event in ("setup f_", "down f_", "setup_function", "teardown_function", "setup_method", "first finalizer", "node finalizer"):
+    for event in (
+        "setup f_",
+        "down f_",
+        "setup_function",
+        "teardown_function",
+        "setup_method",
+        "first finalizer",
+        "node finalizer",
+    ):
         assert everything.where(event)
         assert not any(everything.where(event)), event
 

@@ -12,7 +12,14 @@ import pytest
 from tests.support.plain_runs import How, Said, both, copied, differences, run
 
 HOWS: tuple[How, ...] = ("plain", "all")
-FILES = ("test_outcomes.py", "test_properties.py", "test_captured.py", "test_teardown_errors.py", "test_unittests.py", "test_skips.py")
+FILES = (
+    "test_outcomes.py",
+    "test_properties.py",
+    "test_captured.py",
+    "test_teardown_errors.py",
+    "test_unittests.py",
+    "test_skips.py",
+)
 
 
 @pytest.mark.parametrize("family", ["xunit1", "xunit2"])

@@ -37,7 +37,15 @@ def test_something(number, tmp_path, wide):
 
 
 def _start(directory: Path, token: str) -> subprocess.Popen[bytes]:
-    options = ["-q", "--isolate-all", "--isolate-memory=256MiB", "--isolate-cpu=2", "-p", "no:cacheprovider", f"--basetemp={directory / 'base'}"]
+    options = [
+        "-q",
+        "--isolate-all",
+        "--isolate-memory=256MiB",
+        "--isolate-cpu=2",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={directory / 'base'}",
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", *options],
         cwd=directory,

@@ -60,7 +60,9 @@ def terminal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pyte
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    )
     return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
 
 
@@ -186,7 +188,9 @@ def test_ascii_stream_gets_ascii_bars(suite: Pytest, monkeypatch: pytest.MonkeyP
 
 
 def test_rerun_shows_its_last_attempt_once(pytester: pytest.Pytester, suite: Pytest) -> None:
-    pytester.makeconftest(CONFTEST + """
+    pytester.makeconftest(
+        CONFTEST
+        + """
 from _pytest.runner import runtestprotocol
 
 def pytest_runtest_protocol(item, nextitem):
@@ -197,15 +201,18 @@ def pytest_runtest_protocol(item, nextitem):
                 report.outcome = outcome
             item.ihook.pytest_runtest_logreport(report=report)
     return True
-""")
-    pytester.makepyfile(test_suite="""
+"""
+    )
+    pytester.makepyfile(
+        test_suite="""
         attempts = []
         def test_flaky():
             attempts.append(1)
             first = len(attempts) == 1
             test_flaky.figures = {"cpu_seconds": float(len(attempts)), "problems": [{"kind": "oom", "text": "used all"}] if first else []}
             assert not first
-        """)
+        """
+    )
     result = suite()
     result.assert_outcomes(passed=1)
     text = "\n".join(section(result))
@@ -215,13 +222,16 @@ def pytest_runtest_protocol(item, nextitem):
 
 
 def test_note_from_a_worker_reaches_the_controller(pytester: pytest.Pytester, suite: Pytest) -> None:
-    pytester.makeconftest(CONFTEST + """
+    pytester.makeconftest(
+        CONFTEST
+        + """
 def pytest_collection_finish(session):
     from pytest_isolate.plugin.terminal import add_note
     if session.items:
         add_note(session.config, "preload numpy")
         add_note(session.config, "preload numpy")
-""")
+"""
+    )
     for args in ([], ["-p", "xdist", "-n", "2"]):
         assert section(suite(*args)).count("note:     preload numpy") == 1
 

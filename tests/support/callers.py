@@ -93,7 +93,14 @@ class Caller:
             return run_as_user([str(find_python()), *args], cwd=self.directory, env=env, stdin=stdin)
         whole = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         return subprocess.run(
-            [sys.executable, *args], cwd=self.directory, env=whole, input=stdin, capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, *args],
+            cwd=self.directory,
+            env=whole,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
 

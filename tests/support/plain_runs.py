@@ -22,12 +22,17 @@ __all__ = ["How", "Said", "both", "copied", "differences", "run"]
 
 How = Literal["plain", "off", "marked", "all"]
 _PLUGIN = ["-p", "pytest_isolate.plugin"]
-_OPTIONS: dict[str, list[str]] = {"plain": [], "off": [*_PLUGIN, "--no-isolate"], "marked": _PLUGIN, "all": [*_PLUGIN, "--isolate-all"]}
+_OPTIONS: dict[str, list[str]] = {
+    "plain": [],
+    "off": [*_PLUGIN, "--no-isolate"],
+    "marked": _PLUGIN,
+    "all": [*_PLUGIN, "--isolate-all"],
+}
 
 ROOT = Path(__file__).parents[2]
 SUITES = ROOT / "tests" / "suites"
 
-_RECORDER = '''
+_RECORDER = """
 import json, os, pytest
 
 class Recorder:
@@ -88,7 +93,7 @@ class Recorder:
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(os.environ["PLAIN_RUNS_RECORD"]), "plain-runs-recorder")
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,9 @@ def differences(plain: Sequence[dict[str, Any]], isolated: Sequence[dict[str, An
     if len(plain) != len(isolated):
         found.append(f"{len(plain)} entries plainly, {len(isolated)} isolated")
         shorter, longer = sorted((plain, isolated), key=len)
-        found += [f"  only in one: {entry.get('kind')} {entry.get('nodeid')} {entry.get('when')}" for entry in longer[len(shorter) :]]
+        found += [
+            f"  only in one: {entry.get('kind')} {entry.get('nodeid')} {entry.get('when')}" for entry in longer[len(shorter) :]
+        ]
     return found
 
 

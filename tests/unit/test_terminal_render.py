@@ -42,7 +42,11 @@ def ci_run() -> Run:
         TestRecord("tests/test_cpu.py::test_primes", usage(0.2, 8.2, 1.01, throttled=0.8), Spec(cpu=0.2)),
         TestRecord("tests/test_db.py::test_文字化け[長い]", usage(1.3, 22, 1.41, 2, read=3, written=48, disk=48), Spec(memory=128 * MIB, disk=64 * MIB)),
     ])  # fmt: skip
-    run.add(TestRecord("tests/test_x.py::test_weak", Usage(cpu_seconds=0.001), weakened=("memory needs cgroup-memory: no such controller",)))
+    run.add(
+        TestRecord(
+            "tests/test_x.py::test_weak", Usage(cpu_seconds=0.001), weakened=("memory needs cgroup-memory: no such controller",)
+        )
+    )
     run.note("2 threads were alive at the fork: monitor, pool-0")
     return run
 
@@ -332,7 +336,9 @@ def random_run(rng: random.Random) -> Run:
         figures = Usage(maybe(size / 1e6), None, None, maybe(0.1), maybe(int(size)), maybe(rng.randrange(9999)), maybe(int(size)),
                         maybe(0), maybe(int(size)), maybe(size / 1e6), maybe(0.004))  # type: ignore[arg-type]  # fmt: skip
         spec = Spec(cpu=maybe(0.2), memory=maybe(1 << 26), pids=maybe(64), disk=maybe(1 << 20))  # type: ignore[arg-type]
-        problems = tuple(Problem(rng.choice(["oom", "leak", "文字"]), random_text(rng), rng.random() < 0.5) for _ in range(rng.randrange(3)))
+        problems = tuple(
+            Problem(rng.choice(["oom", "leak", "文字"]), random_text(rng), rng.random() < 0.5) for _ in range(rng.randrange(3))
+        )
         run.add(TestRecord(random_text(rng), figures, spec, problems, (random_text(rng),), (random_text(rng),)))
     return run
 

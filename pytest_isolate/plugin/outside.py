@@ -1,0 +1,71 @@
+"""What all test processes of a run share in the pytest process: where they write stacks and refused addresses, the
+terminal, and the ones that are still on their way out.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_isolate.plugin import private
+from pytest_isolate.plugin.crash import CrashFile, FaultTimer
+from pytest_isolate.plugin.measured import Measured
+from pytest_isolate.plugin.refusals import Refusals
+
+__all__ = ["Outside"]
+
+
+@dataclass(slots=True)
+class Outside:
+    """What all attempts of a run share in the pytest process.
+
+    Attributes:
+        crash: where test processes write their stacks.
+        refusals: where they note addresses.
+        timer: pytest's faulthandler_timeout.
+        terminal: descriptor of the controlling terminal, -1 without one.
+        foreground: test processes read from the terminal all the time (``-s``), not only at a prompt.
+        measured: coverage, if any is measured.
+    """
+
+    crash: CrashFile
+    refusals: Refusals
+    timer: FaultTimer
+    terminal: int
+    foreground: bool
+    measured: Measured | None = None
+    unreaped: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Outside:
+        terminal = _controlling_terminal()
+        foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
+        timer = FaultTimer(*private.faulthandler_settings(config))
+        return cls(CrashFile(), Refusals(), timer, terminal, foreground)
+
+    def reap(self, flags: int = os.WNOHANG) -> None:
+        """Wait for test processes that gave all their reports and were on their way out then."""
+        self.unreaped[:] = [pid for pid in self.unreaped if not os.waitpid(pid, flags)[0]]
+
+    def close(self) -> None:
+        self.reap(0)
+        self.crash.close()
+        self.refusals.close()
+        if self.terminal >= 0:
+            os.close(self.terminal)
+
+
+def _controlling_terminal() -> int:
+    """A descriptor of it, -1 where there is none or another process group has it (a job in the background)."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return -1
+    with suppress(OSError):
+        if os.tcgetpgrp(fd) == os.getpgrp():
+            return fd
+    os.close(fd)
+    return -1
