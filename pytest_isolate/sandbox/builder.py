@@ -35,6 +35,7 @@ from pytest_isolate.sandbox.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
+from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
 __all__ = ["main"]
@@ -57,7 +58,7 @@ class Builder:
         self._cwd: str = setup["cwd"]
         self._live: dict[int, tuple[Built, Group]] = {}
         self._doomed: deque[Group] = deque()
-        self._plans: dict[str, tuple[Spec, Caps, Plan]] = {}
+        self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._poll.register(parent, select.POLLIN)
@@ -130,12 +131,13 @@ class Builder:
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
 
     def _planned(self, described: dict[str, Any]) -> tuple[Spec, Caps, Plan]:
-        """Caps and mounts of a spec: the same for each of its sandboxes. Raises IsolateError, and tries again then."""
+        """Caps and mounts of a spec: the same for each of its sandboxes while its paths are the same files. Raises IsolateError, and tries again then."""
         text = json.dumps(described, sort_keys=True)
-        if (known := self._plans.get(text)) is None:
+        if (known := self._plans.get(text)) is None or known[3] != files_of(known[0]):
             spec = Spec.from_json(described)
-            known = self._plans[text] = (spec, Caps.of(spec, self._cwd), self._construction.root.plan(spec, ""))
-        return known
+            files = files_of(spec)
+            known = self._plans[text] = (spec, Caps.of(spec, self._cwd), self._construction.root.plan(spec, ""), files)
+        return known[:3]
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:

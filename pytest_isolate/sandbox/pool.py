@@ -1,8 +1,8 @@
 """The pool: pytest's end of the builder. It orders sandboxes ahead of need and hands them out by spec.
 
 An order costs a packet; the builder works it off while the test before runs. `expect` tells what comes
-next; `acquire` takes the oldest order with an equal spec, and orders directly where there is none, so a
-wrong expectation costs time, never correctness.
+next; `acquire` takes the oldest order with an equal spec whose paths are still the same files, and orders directly
+where there is none, so a wrong expectation costs time, never correctness.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
+from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.sandbox import Placement, Sandbox
 
 __all__ = ["Pool", "trees_of_user"]
@@ -37,7 +38,7 @@ class Pool:
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
         self._refused: IsolateError | None = None
-        self._orders: list[tuple[int, Spec]] = []
+        self._orders: list[tuple[int, Spec, Files]] = []
         self._next = 0
 
     def start(self) -> None:
@@ -91,7 +92,7 @@ class Pool:
             if (spec := next(self._expected, None)) is None:
                 return
             wanted = spec.sandbox()
-            self._orders.append((self._order(builder, wanted), wanted))
+            self._orders.append((self._order(builder, wanted), wanted, files_of(wanted)))
 
     def facts(self) -> Facts:
         """Waits for the builder's greeting. Raises as `acquire`."""
@@ -114,10 +115,14 @@ class Pool:
         return builder
 
     def _take_order(self, builder: BuilderProcess, wanted: Spec) -> int:
-        for index, (number, spec) in enumerate(self._orders):
+        files = files_of(wanted)
+        for index, (number, spec, then) in enumerate(self._orders):
             if spec == wanted:
                 del self._orders[index]
-                return number
+                if then == files:
+                    return number
+                builder.discard(number)
+                break
         while self._orders and len(self._orders) >= self._depth:  # they were for tests that never came
             builder.discard(self._orders.pop(0)[0])
         return self._order(builder, wanted)
