@@ -38,9 +38,11 @@ class Measured:
 
     def start(self) -> None:
         """In the child: lines that ran before the fork are the parent's to report."""
-        # coverage has no public way to begin anew without stopping the tracer, which a test may be in the middle of.
+        # coverage has no public way to begin anew without stopping the tracer, which a test may be in the middle of. The sets
+        # stay, frames that are running add to them.
         collector = self._active._collector  # noqa: SLF001
-        collector._clear_data()  # noqa: SLF001
+        for lines in list(collector.data.values()):
+            lines.clear()
         self._data = sys.modules["coverage"].CoverageData(no_disk=True)
         collector.use_data(self._data, collector.static_context)
 

@@ -21,6 +21,7 @@ def test_missing(): pass
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     answers = {**dict.fromkeys(capabilities._PROBES, lambda: ""), "disk": lambda: "on tmpfs"}
     monkeypatch.setattr(capabilities, "_PROBES", answers)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     capabilities.why_missing.cache_clear()
     monkeypatch.delenv("ISOLATE_REQUIRE", raising=False)
     pytester.makepyfile(SUITE)
