@@ -216,6 +216,9 @@ class Attempt:
         """The item's first finalizer."""
         if self._process is None:
             return
+        if self._phase == "setup" and not self._failed:  # an interrupt came before the call: it must not run any more
+            self._interrupt(self._process)
+            return
         self._go("teardown")
         self.wait()
         if self._process is not None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -20,7 +20,10 @@ from pytest_isolate.model.errors import MissingCapability, SandboxGone, SetupErr
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import Settings
-from pytest_isolate.sandbox import Pool, Sandbox
+from pytest_isolate.sandbox.pool import Pool
+
+if TYPE_CHECKING:
+    from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["Obtained", "Supply"]
 

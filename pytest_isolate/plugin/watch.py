@@ -51,14 +51,17 @@ class Watch:
             self._load()
 
     def _load(self) -> None:
-        from pytest_isolate.plugin import companions
         from pytest_isolate.plugin.supply import Supply
 
         self._waiting = False
-        companions.refuse(self._config)
         supply = Supply(self._config, self._config.stash[settings_key])
         supply.start()
-        # Only now: the builder, another process, starts up beside this import.
-        from pytest_isolate.plugin import protocol
+        # Only now: the builder, another process, starts up beside these imports.
+        from pytest_isolate.plugin import companions, protocol
 
+        try:
+            companions.refuse(self._config)
+        except BaseException:
+            supply.close()
+            raise
         protocol.register(self._config, supply, threads=self._threads)

@@ -1,4 +1,7 @@
-"""The builder seen from pytest: a child process, its channel, the answers that have come."""
+"""The builder seen from pytest: a child process, its channel, the answers that have come.
+
+What only its answers need is imported when they come: pytest loads it while the builder starts up.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pytest_isolate.kernel.cgroup import Group, clean_up, detect, run_name
+from pytest_isolate.kernel.cgroup_runs import run_name
 from pytest_isolate.model.errors import SandboxGone, error_from_json
-from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.channel import pair
-from pytest_isolate.sandbox.entry import Entrance
-from pytest_isolate.sandbox.sandbox import Placement
-from pytest_isolate.sandbox.workspace import remove_workspace
+
+if TYPE_CHECKING:
+    from pytest_isolate.model.spec import Spec
+    from pytest_isolate.sandbox.sandbox import Placement
 
 __all__ = ["BuilderProcess", "Facts"]
 
@@ -136,6 +139,10 @@ class BuilderProcess:
 
     def placement(self, number: int, spec: Spec, answer: dict[str, Any]) -> Placement:
         """The sandbox that `answer` tells of, for a test with `spec`."""
+        from pytest_isolate.kernel.cgroup import Group
+        from pytest_isolate.sandbox.entry import Entrance
+        from pytest_isolate.sandbox.sandbox import Placement
+
         facts = self.facts()
         self._waiting.discard(answer["pidfd"])
         self._handed_out.add(answer["pidfd"])
@@ -201,11 +208,19 @@ class BuilderProcess:
             code = self._process.wait()
         self._close_own_fds()
         if code != 0:
-            clean_up(self._cgroup_directories())
-            remove_workspace(self._workspace)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        from pytest_isolate.kernel.cgroup import clean_up
+        from pytest_isolate.sandbox.workspace import remove_workspace
+
+        clean_up(self._cgroup_directories())
+        remove_workspace(self._workspace)
 
     def _cgroup_directories(self) -> list[str]:
         """The run's subtrees, also of a builder that was killed before it could name them."""
+        from pytest_isolate.kernel.cgroup import detect
+
         if self._cgroups is None:
             self._cgroups = [f"{base}/{self._run}" for base in detect(self._delegated).bases]
         return self._cgroups

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from pytest_isolate.model.spec import Spec
+if TYPE_CHECKING:
+    from pytest_isolate.model.spec import Spec
 
 __all__ = ["Files", "files_of"]
 

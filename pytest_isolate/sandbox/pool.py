@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
-from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
 from pytest_isolate.sandbox.paths import Files, files_of
-from pytest_isolate.sandbox.sandbox import Placement, Sandbox
+
+if TYPE_CHECKING:
+    from pytest_isolate.model.spec import Spec
+    from pytest_isolate.sandbox.sandbox import Placement, Sandbox
 
 __all__ = ["Pool", "trees_of_user"]
 
@@ -69,6 +72,8 @@ class Pool:
             SetupError: a step of building it failed.
             SandboxGone: the builder was killed; the next call starts another.
         """
+        from pytest_isolate.sandbox.sandbox import Sandbox
+
         return Sandbox.placed(spec, self, self.place(spec))
 
     def place(self, spec: Spec) -> Placement:

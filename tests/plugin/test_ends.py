@@ -109,6 +109,24 @@ def test_interrupt_of_a_test_that_ignores_it_ends_it_after_a_moment(tmp_path: Pa
     assert took < 8
 
 
+def test_interrupt_between_set_up_and_call_tears_down_without_the_call(tmp_path: Path) -> None:
+    """It comes while the pytest process has the turn: a hook raises it there."""
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "conftest.py").write_text(
+        "def pytest_runtest_logreport(report):\n    if report.when == 'setup': raise KeyboardInterrupt('between')\n"
+    )
+    (suite / "test_sleepy.py").write_text(SLEEPY.format(sleep="(notes / 'called').touch()", teardown="pass"))
+    base = tmp_path / "base"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "NOTES": str(base)}
+    for how in ("--no-isolate", "--isolate-all"):
+        command = [sys.executable, "-m", "pytest", "-p", "pytest_isolate.plugin", how, f"--basetemp={base}"]
+        done = subprocess.run(command, cwd=suite, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2, done.stdout
+        assert "between" in done.stdout
+        assert {path.name for path in base.iterdir() if path.is_file()} == {"narrow", "wide"}
+
+
 def test_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     status, _, notes, took = interrupted(tmp_path, "time.sleep(60)", "time.sleep(60)", again=True)
     assert status == pytest.ExitCode.INTERRUPTED
