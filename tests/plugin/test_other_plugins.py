@@ -399,6 +399,29 @@ def test_html_report_has_output_and_extras(pytester: pytest.Pytester, both: Both
         assert "from inside" in text or "ZnJvbSBpbnNpZGU" in text, mode
 
 
+@beside("pytest-reportlog", "Each line of the log is there, with the figures on a test's last report.")
+def test_reportlog_has_every_report_and_the_figures(pytester: pytest.Pytester, both: Both):
+    pytester.makepyfile("""
+        def test_passes(): pass
+        def test_fails(): assert 0
+    """)
+
+    def lines() -> list[dict[str, object]]:
+        done = [json.loads(line) for line in (pytester.path / "log.jsonl").read_text().splitlines()]
+        return [line for line in done if line["$report_type"] == "TestReport"]
+
+    arguments = ("-p", "pytest_reportlog.plugin", "--report-log=log.jsonl")
+    both.run(*arguments, "--no-isolate")
+    plain = lines()
+    both.run(*arguments, "--isolate-all")
+    isolated = lines()
+    for name in ("nodeid", "when", "outcome"):
+        assert [line[name] for line in isolated] == [line[name] for line in plain]
+    for line in isolated:
+        figures = {key for key, _ in line["user_properties"]}
+        assert ("isolate.cpu_seconds" in figures) == (line["when"] == "teardown")
+
+
 @beside("pytest-django", "Database tests with transactions, rolled back as ever.")
 def test_django_database_tests(pytester: pytest.Pytester, both: Both):
     pytester.makepyfile(

@@ -127,7 +127,7 @@ def _distribution(name: str) -> Callable[[], str]:
 
 _PLUGINS: Final = (
     "anyio", "hypothesis", "pytest-asyncio", "pytest-benchmark", "pytest-cov", "pytest-django", "pytest-flask", "pytest-html",
-    "pytest-mock", "pytest-randomly", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist", "syrupy",
+    "pytest-mock", "pytest-randomly", "pytest-reportlog", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist", "syrupy",
 )  # fmt: skip
 
 _PROBES: Final[dict[str, Callable[[], str]]] = {
