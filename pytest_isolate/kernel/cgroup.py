@@ -22,7 +22,7 @@ from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, cgroup_mounts, delegat
 from pytest_isolate.kernel.cgroup_runs import clean_up, run_name, sweep_stale
 from pytest_isolate.kernel.cgroup_types import Caps, Group, GroupEvents, Hierarchy, IoCap, OomVictim
 from pytest_isolate.kernel.cgroup_v1 import V1Hierarchy, join
-from pytest_isolate.kernel.cgroup_v1_usage import read_events, read_usage
+from pytest_isolate.kernel.cgroup_v1_usage import count_tasks, read_events, read_usage
 from pytest_isolate.model.errors import SpecError
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "IoCap",
     "OomVictim",
     "clean_up",
+    "count_tasks",
     "detect",
     "join",
     "oom_victims",

@@ -13,7 +13,7 @@ from pytest_isolate.kernel.block import is_stacked
 from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["read_events", "read_usage"]
+__all__ = ["count_tasks", "read_events", "read_usage"]
 
 
 def _read(path: str | None) -> str | None:
@@ -68,6 +68,11 @@ def read_usage(group: Group) -> Usage:
         io_write_bytes=io_write,
         oom_kills=_entry(group.file("memory", "memory.oom_control"), "oom_kill"),
     )
+
+
+def count_tasks(group: Group) -> int | None:
+    """Threads in `group`, ended ones that nobody has waited for yet included; None where they aren't counted."""
+    return _number(group.file("pids", "pids.current"))
 
 
 def _cpu_times(group: Group) -> tuple[float | None, float | None, float | None]:

@@ -80,6 +80,9 @@ class Attempt:
         box: the sandbox; it is released with the attempt.
         relays: what the test process carries over.
         setup_seconds: what getting the sandbox took.
+
+    Attributes:
+        teardown_began: pytest is in the item's teardown phase.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Attempt:
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.stack = ""
+        self.teardown_began = False
         self._box = box
         self._outside = outside
         self._relays = relays
@@ -216,7 +220,7 @@ class Attempt:
         """The item's first finalizer."""
         if self._process is None:
             return
-        if self._phase == "setup" and not self._failed:  # an interrupt came before the call: it must not run any more
+        if not self.teardown_began:  # pytest takes everything down because of an interrupt: nothing more of the test may run
             self._interrupt(self._process)
             return
         self._go("teardown")
@@ -384,8 +388,8 @@ class Attempt:
         Its exit, the freeing of a copy of pytest's memory, then goes on beside the next test. Not where more is
         to be learnt from it: it left processes, there are no figures but wait4(2)'s, the terminal is to come back.
         """
-        # By pid and not by number: it may be gone already, and one that it left be the only one.
-        others = any(other.pid != self._pid_inside for other in self._box.processes())
+        # One task is the test process, which counts until it is waited for.
+        others = self._box.tasks() != 1 and any(other.pid != self._pid_inside for other in self._box.processes())
         if self._has_terminal or others or self._used().cpu_seconds is None:
             return False
         self._stopped = time.perf_counter()

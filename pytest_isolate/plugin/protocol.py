@@ -85,7 +85,6 @@ class Protocol:
                 self._measured.write()
 
     def pytest_unconfigure(self) -> None:
-        self._supply.close()
         if self._outside is not None:
             self._outside.close()
             self._outside = None
@@ -201,6 +200,8 @@ class Protocol:
     def pytest_runtest_teardown(self) -> None:
         if self.child is not None:
             self.child.enter()
+        elif self.attempt is not None:
+            self.attempt.teardown_began = True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Steps:

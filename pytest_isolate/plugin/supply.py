@@ -46,18 +46,19 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool: Pool | None = None
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup)
         self._emptied: list[str] = []
 
-    def start(self) -> Pool:
-        """The pool, its builder started."""
-        if self._pool is None:
-            self._pool = Pool(places=self.places(), cgroup=self._settings.cgroup)
-            self._pool.start()
-        return self._pool
+    def launch(self) -> None:
+        """Let the builder's interpreter start up, before pytest's own directories are known."""
+        self._pool.launch()
+
+    def start(self) -> None:
+        """Start the builder."""
+        self._pool.start()
 
     def expect(self, specs: Iterable[Spec]) -> None:
-        self.start().expect(specs)
+        self._pool.expect(specs)
 
     def obtain(self, spec: Spec) -> Obtained:
         """A sandbox for `spec`.
@@ -80,7 +81,7 @@ class Supply:
             spec = weaker
 
     def _acquire(self, spec: Spec) -> Sandbox:
-        pool = self.start()
+        pool = self._pool
         for _ in range(_KILLED_READY):
             try:
                 box = pool.acquire(spec)
@@ -101,9 +102,7 @@ class Supply:
 
     def close(self) -> None:
         """End everything that is left of the run."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        self._pool.close()
         for path in self._emptied:
             with suppress(OSError):  # the tests left something in it
                 os.rmdir(path)

@@ -1,17 +1,21 @@
 """Waits for the first test that is to be isolated, and only then loads what isolates it.
 
 The plugin is part of every pytest run where it is installed; the sandbox library and the protocol are not. The
-builder is started as soon as something is going to be isolated, so that it starts up while pytest collects.
+builder is started as soon as it is known that something is going to be isolated, so that it starts up while pytest collects.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_isolate.plugin.marks import spec_key
 from pytest_isolate.plugin.settings import settings_key
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.supply import Supply
 
 __all__ = ["register"]
 
@@ -36,11 +40,25 @@ class Watch:
         self._config = config
         self._threads = 0
         self._waiting = True
+        self._supply: Supply | None = None
+        if config.stash[settings_key].isolate_all:
+            self._supplied().launch()
+
+    def _supplied(self) -> Supply:
+        from pytest_isolate.plugin.supply import Supply
+
+        if self._supply is None:
+            self._supply = Supply(self._config, self._config.stash[settings_key])
+        return self._supply
 
     def pytest_sessionstart(self) -> None:
         self._threads = threading.active_count()  # pytest's and xdist's own are not the suite's
-        if self._config.stash[settings_key].isolate_all:
+        if self._supply is not None:
             self._load()
+
+    def pytest_unconfigure(self) -> None:
+        if self._supply is not None:
+            self._supply.close()
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         if self._waiting and item.get_closest_marker("isolate"):
@@ -51,17 +69,11 @@ class Watch:
             self._load()
 
     def _load(self) -> None:
-        from pytest_isolate.plugin.supply import Supply
-
         self._waiting = False
-        supply = Supply(self._config, self._config.stash[settings_key])
+        supply = self._supplied()
         supply.start()
         # Only now: the builder, another process, starts up beside these imports.
         from pytest_isolate.plugin import companions, protocol
 
-        try:
-            companions.refuse(self._config)
-        except BaseException:
-            supply.close()
-            raise
+        companions.refuse(self._config)
         protocol.register(self._config, supply, threads=self._threads)

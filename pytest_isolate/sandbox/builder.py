@@ -233,6 +233,7 @@ def main(argv: list[str]) -> None:
         builder.serve()
     finally:
         builder.end()
+    os._exit(0)  # pytest waits for it: taking down the interpreter would only take time
 
 
 if __name__ == "__main__":

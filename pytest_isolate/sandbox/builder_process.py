@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -48,20 +49,21 @@ class Facts:
 
 
 class BuilderProcess:
-    """Starts a builder and doesn't wait for it.
+    """Starts a builder's interpreter and doesn't wait for it; `set_up` tells it what to do.
 
     Args:
-        setup: its first message, but for the run's name and the temporary directory.
         tmp: where its workspace goes.
+        cgroup: a delegated cgroup directory.
 
     Raises:
         OSError: it could not be started.
     """
 
-    def __init__(self, setup: dict[str, Any], tmp: str) -> None:
+    def __init__(self, tmp: str, cgroup: str | None) -> None:
         self._channel, theirs = pair()
         # The channel's fd tells apart the runs that one process has at a time.
-        run = run_name(os.getpid(), self._channel.fileno())
+        self._run = run_name(os.getpid(), self._channel.fileno())
+        self._tmp, self._delegated = tmp, cgroup
         self._log = os.memfd_create("pytest-isolate-builder")
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         me = os.pidfd_open(os.getpid())
@@ -70,10 +72,8 @@ class BuilderProcess:
         finally:
             theirs.close()
             os.close(me)
-        self._send({"op": "setup", "run": run, "tmp": tmp, **setup})
+        self._is_set_up = False
         self._facts: Facts | None = None
-        self._workspace = os.path.join(tmp, run)
-        self._run, self._delegated = run, setup["cgroup"]
         self._cgroups: list[str] | None = None
         self._described: dict[Spec, dict[str, Any]] = {}
         self._answers: dict[int, dict[str, Any]] = {}
@@ -93,6 +93,12 @@ class BuilderProcess:
             cwd="/",
             start_new_session=True,
         )
+
+    def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str]) -> None:
+        """Tell it what all sandboxes share, once: see `Builder`."""
+        self._is_set_up = True
+        about = {"run": self._run, "tmp": self._tmp, "cgroup": self._delegated}
+        self._send({"op": "setup", **about, "cwd": cwd, "places": list(places), "trees": list(trees)})
 
     @property
     def pid(self) -> int:
@@ -199,7 +205,8 @@ class BuilderProcess:
 
     def close(self) -> None:
         """End it and everything it made; remove what it left if it was killed."""
-        self._send({"op": "close"})
+        if self._is_set_up:
+            self._send({"op": "close"})
         self._channel.close()
         try:
             code = self._process.wait(_GOODBYE)
@@ -215,7 +222,7 @@ class BuilderProcess:
         from pytest_isolate.sandbox.workspace import remove_workspace
 
         clean_up(self._cgroup_directories())
-        remove_workspace(self._workspace)
+        remove_workspace(os.path.join(self._tmp, self._run))
 
     def _cgroup_directories(self) -> list[str]:
         """The run's subtrees, also of a builder that was killed before it could name them."""

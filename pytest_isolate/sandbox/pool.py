@@ -8,7 +8,7 @@ where there is none, so a wrong expectation costs time, never correctness.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
@@ -26,36 +26,48 @@ class Pool:
     """The sandboxes of one run, and the process that makes them.
 
     Args:
-        places: host paths that every sandbox gets read-write.
+        places: gives the host paths that every sandbox gets read-write; called when the builder is set up.
         cgroup: a delegated cgroup directory, relative to each hierarchy's mount point.
         cwd: the directory that `io` caps without a path are about, and a tree of the user's when rootless;
             None: the working directory.
         depth: how many sandboxes to keep ready.
     """
 
-    def __init__(self, *, places: Sequence[str] = (), cgroup: str | None = None, cwd: str | None = None, depth: int = 3) -> None:
-        self._places = list(places)
+    def __init__(
+        self,
+        *,
+        places: Callable[[], Sequence[str]] = tuple,
+        cgroup: str | None = None,
+        cwd: str | None = None,
+        depth: int = 3,
+    ) -> None:
+        self._places = places
         self._cgroup = cgroup
         self._cwd = cwd
         self._depth = depth
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
+        self._is_set_up = False
         self._refused: IsolateError | None = None
         self._orders: list[tuple[int, Spec, Files]] = []
         self._next = 0
 
-    def start(self) -> None:
-        """Start the builder, without waiting for it. Raises OSError."""
-        self._started()
-
-    def _started(self) -> BuilderProcess:
+    def launch(self) -> BuilderProcess:
+        """Start the builder's interpreter, which takes a moment, without saying yet what it is to do. Raises OSError."""
         if self._builder is None:
-            cwd = self._cwd or _directory()
-            self._builder = BuilderProcess(
-                {"cwd": cwd, "cgroup": self._cgroup, "places": self._places, "trees": trees_of_user(cwd)}, _temporary_directory()
-            )
+            self._builder = BuilderProcess(_temporary_directory(), self._cgroup)
             self._orders.clear()
+            self._is_set_up = False
         return self._builder
+
+    def start(self) -> BuilderProcess:
+        """Start the builder, without waiting for it. Raises OSError."""
+        builder = self.launch()
+        if not self._is_set_up:
+            self._is_set_up = True
+            cwd = self._cwd or _directory()
+            builder.set_up(cwd=cwd, places=self._places(), trees=trees_of_user(cwd))
+        return builder
 
     def expect(self, specs: Iterable[Spec]) -> None:
         """The specs that will be acquired next, in order; drawn lazily. Replaces the former expectation."""
@@ -107,7 +119,7 @@ class Pool:
         """The builder, greeted."""
         if self._refused is not None:
             raise self._refused
-        builder = self._started()
+        builder = self.start()
         try:
             builder.facts()
         except SandboxGone:

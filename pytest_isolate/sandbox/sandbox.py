@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pytest_isolate.kernel.cgroup import Group, oom_victims, read_events, read_usage
+from pytest_isolate.kernel.cgroup import Group, count_tasks, oom_victims, read_events, read_usage
 from pytest_isolate.model.errors import SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
@@ -248,6 +248,10 @@ class Sandbox:
     def processes(self) -> list[ProcessInfo]:
         """What runs inside, init left out; after a test's end, what it left behind."""
         return processes(self.init_pid)
+
+    def tasks(self) -> int | None:
+        """Threads inside, ended ones that nobody has waited for yet included, init left out; None where they aren't counted."""
+        return count_tasks(self._place.group) if self._place.group is not None else None
 
     def ended(self, within: float) -> bool:
         """Whether its init is dead, or dies within so many seconds."""
