@@ -1,7 +1,5 @@
 """The pytest process's side of one test process: fork it, wait for its reports, judge its end.
 
-Waiting polls the channel and the pidfd of the test process together. End-of-file says nothing, because a
-process that the test left behind can hold the channel open; the last report, or the end of the process, does.
 Whatever is raised while it waits (the SIGALRM of pytest-timeout, Ctrl-C) is the result of the phase that the
 test is in.
 """
@@ -9,13 +7,12 @@ test is in.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn
 
 import pytest
@@ -26,12 +23,13 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
+from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
-from pytest_isolate.plugin.wire import Frame, Inbox, Line, encode, pair, send
+from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
 __all__ = ["Attempt", "Given"]
@@ -51,24 +49,6 @@ class Given:
 
     report: pytest.TestReport
     error: dict[str, Any] | None
-
-
-class _TimedOut(Exception):
-    """`spec.timeout` is over."""
-
-
-@dataclass(slots=True)
-class _Process:
-    """The test process as seen from here; `status` is its wait status once it is reaped."""
-
-    pid: int
-    pidfd: int
-    channel: int
-    inbox: Inbox
-    poll: Any = field(default_factory=select.poll)
-    ended: bool = False
-    status: int | None = None
-    cpu: tuple[float, float] = (0.0, 0.0)
 
 
 class Attempt:
@@ -102,7 +82,7 @@ class Attempt:
         self._relays = relays
         self._setup_seconds = setup_seconds
         self._phase: Phase = "setup"
-        self._process: _Process | None = None
+        self._process: Forked | None = None
         self._started = self._stopped = 0.0
         self._deadline: float | None = None
         self._events: Events | None = None
@@ -179,10 +159,7 @@ class Attempt:
         return child
 
     def _attach(self, pid: int, channel: int) -> None:
-        process = _Process(pid, os.pidfd_open(pid), channel, Inbox(channel))
-        process.poll.register(channel, select.POLLIN)
-        process.poll.register(process.pidfd, select.POLLIN)
-        self._process = process
+        self._process = Forked(pid, channel)
         self._has_terminal = self._outside.foreground
 
     # --- the phases ---
@@ -197,7 +174,7 @@ class Attempt:
                     self._fail()
                 elif self._took(frame):
                     return
-        except _TimedOut:
+        except TimedOut:
             self._time_out()
         except (KeyboardInterrupt, pytest.exit.Exception):
             if self._process is not None:
@@ -258,33 +235,17 @@ class Attempt:
     def _answer(self, frame: Frame) -> None:
         session = self.item.session
         if self._process is not None:
-            with suppress(OSError):  # it is dead, which waiting will find
-                send(self._process.channel, encode({"stops": (session.shouldstop, session.shouldfail), **frame})[0])
+            self._process.tell({"stops": (session.shouldstop, session.shouldfail), **frame})
 
     # --- what comes from the test process ---
 
-    def _frame(self, process: _Process) -> Frame | None:
+    def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
-        while True:
-            try:
-                frame = process.inbox.next()
-            except ValueError:
-                self._kill(process)
-                fail_at(self.item, "something else than reports came from the test process")
-            if frame is not None:
-                return frame
-            if process.ended:
-                return None
-            left = None if self._deadline is None else max(0.0, self._deadline - time.perf_counter()) * 1000
-            ready = process.poll.poll(left)
-            if not ready:
-                raise _TimedOut
-            for fd, _ in ready:
-                if fd == process.pidfd:
-                    process.ended = True
-                    process.inbox.drain()
-                elif not process.inbox.drain():
-                    process.poll.unregister(fd)  # closed by the test; its end will tell
+        try:
+            return process.frame(self._deadline)
+        except ValueError:
+            self._kill(process)
+            fail_at(self.item, "something else than reports came from the test process")
 
     def _took(self, frame: Frame) -> bool:
         """Act on one frame; whether it was the phase's report."""
@@ -336,18 +297,18 @@ class Attempt:
 
     # --- the end ---
 
-    def _interrupt(self, process: _Process) -> None:
+    def _interrupt(self, process: Forked) -> None:
         """Let the test see the interrupt as well and tear down, for a moment."""
         self._deadline = time.perf_counter() + _GRACE
         try:
-            os.kill(process.pid, signal.SIGINT)
+            process.interrupt()
             while (frame := self._frame(process)) is not None:
                 if frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
-                    os.kill(process.pid, signal.SIGINT)
+                    process.interrupt()
                 elif frame["kind"] in ("interrupt", "exit", "escaped"):
                     frame["kind"] = "coverage"
                     self._took(frame)
-        except (_TimedOut, KeyboardInterrupt, pytest.fail.Exception):
+        except (TimedOut, KeyboardInterrupt, pytest.fail.Exception):
             pass
         if self._process is not None:
             self._kill(process)
@@ -365,24 +326,19 @@ class Attempt:
         text = self.verdict.cause.text() if self.verdict.cause else "the test process is gone"
         fail_at(self.item, text)
 
-    def _kill(self, process: _Process, *, stack: str | None = None, running: Sequence[ProcessInfo] = ()) -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+    def _kill(self, process: Forked, *, stack: str | None = None, running: Sequence[ProcessInfo] = ()) -> None:
+        process.kill()
         self._reap(process)
         self._end(stack=stack, running=running, killed=True)
 
-    def _reap(self, process: _Process) -> None:
-        """Wait for the process itself. Until then its zombie keeps the sandbox's init from dying (pid_namespaces(7))."""
+    def _reap(self, process: Forked) -> None:
         if process.status is None:
-            _, process.status, used = os.wait4(process.pid, 0)
-            process.cpu = used.ru_utime, used.ru_stime
+            process.wait()
             self._stopped = time.perf_counter()
-            os.close(process.pidfd)
-            os.close(process.channel)
             if self._has_terminal:
                 take_terminal(self._outside.terminal)
 
-    def _end_early(self, process: _Process) -> bool:
+    def _end_early(self, process: Forked) -> bool:
         """Let go of a test process that has given all its reports and has only its exit before it.
 
         Its exit, the freeing of a copy of pytest's memory, then goes on beside the next test. Not where more is
@@ -393,9 +349,7 @@ class Attempt:
         if self._has_terminal or others or self._used().cpu_seconds is None:
             return False
         self._stopped = time.perf_counter()
-        process.status = 0
-        os.close(process.pidfd)
-        os.close(process.channel)
+        process.let_go()
         self._outside.unreaped.append(process.pid)
         return True
 

@@ -1,0 +1,98 @@
+"""A test process as its parent sees it: frames from it, frames to it, its end.
+
+Waiting polls the channel and the pidfd of the process together. End-of-file says nothing, because a process that the
+test left behind can hold the channel open; the last report, or the end of the process, does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+
+from pytest_isolate.plugin.wire import Frame, Inbox, encode, send
+
+__all__ = ["Forked", "TimedOut"]
+
+
+class TimedOut(Exception):
+    """`spec.timeout` is over."""
+
+
+class Forked:
+    """One test process.
+
+    Args:
+        pid: a child of this process.
+        channel: this process's end.
+
+    Attributes:
+        status: its wait status once it is waited for; 0 where it was let go.
+        cpu: user and system seconds of it and the descendants that it waited for, once it is waited for.
+    """
+
+    def __init__(self, pid: int, channel: int) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.status: int | None = None
+        self.cpu = 0.0, 0.0
+        self._channel = channel
+        self._inbox = Inbox(channel)
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+        self._poll.register(self.pidfd, select.POLLIN)
+        self._ended = False
+
+    def frame(self, deadline: float | None) -> Frame | None:
+        """The next one; None once the process is dead and has left none.
+
+        Args:
+            deadline: in time.perf_counter()'s seconds.
+
+        Raises:
+            TimedOut: there is none before the deadline.
+            ValueError: something else than a frame came.
+        """
+        while True:
+            if (frame := self._inbox.next()) is not None:
+                return frame
+            if self._ended:
+                return None
+            ready = self._poll.poll(None if deadline is None else max(0.0, deadline - time.perf_counter()) * 1000)
+            if not ready:
+                raise TimedOut
+            for fd, _ in ready:
+                if fd == self.pidfd:
+                    self._ended = True
+                    self._inbox.drain()
+                elif not self._inbox.drain():
+                    self._poll.unregister(fd)  # closed by the test; its end will tell
+
+    def tell(self, frame: Frame) -> None:
+        with suppress(OSError):  # it is dead, which waiting will find
+            send(self._channel, encode(frame)[0])
+
+    def interrupt(self) -> None:
+        """SIGINT, as Ctrl-C sends it."""
+        os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Until it has ended. Until then its zombie keeps the sandbox's init from dying (pid_namespaces(7))."""
+        _, self.status, used = os.wait4(self.pid, 0)
+        self.cpu = used.ru_utime, used.ru_stime
+        self._close()
+
+    def let_go(self) -> None:
+        """It has only its exit before it: somebody else waits for that."""
+        self.status = 0
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self.pidfd)
+        os.close(self._channel)
