@@ -158,6 +158,7 @@ class Protocol:
         except (SetupError, SandboxGone) as error:
             reports.fail_at(item, str(error))
         if child is None:
+            self._supply.proceed()
             attempt.wait()
             return
         self.child = child

@@ -46,7 +46,7 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool = Pool(places=self.places, cgroup=settings.cgroup)
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True)
         self._emptied: list[str] = []
 
     def launch(self) -> None:
@@ -59,6 +59,10 @@ class Supply:
 
     def expect(self, specs: Iterable[Spec]) -> None:
         self._pool.expect(specs)
+
+    def proceed(self) -> None:
+        """A test process is forked, and waited for: the builder may work."""
+        self._pool.proceed()
 
     def obtain(self, spec: Spec) -> Obtained:
         """A sandbox for `spec`.

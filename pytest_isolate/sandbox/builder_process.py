@@ -80,6 +80,7 @@ class BuilderProcess:
         self._unwanted: set[int] = set()
         self._waiting: set[int] = set()
         self._handed_out: set[int] = set()
+        self._released: list[int] = []
 
     def _spawn(self, channel: int, me: int) -> subprocess.Popen[bytes]:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -178,10 +179,16 @@ class BuilderProcess:
             os.close(message["pidfd"])
 
     def release(self, number: int, pidfd: int) -> None:
-        """Take back a sandbox that was handed out."""
+        """Take back a sandbox that was handed out; `remove_released` removes it."""
         self._handed_out.discard(pidfd)
         os.close(pidfd)
-        self._send({"op": "release", "n": number})
+        self._released.append(number)
+
+    def remove_released(self) -> None:
+        """Have what was taken back removed."""
+        for number in self._released:
+            self._send({"op": "release", "n": number})
+        self._released.clear()
 
     def _send(self, message: dict[str, Any]) -> None:
         with suppress(OSError):  # the answer that never comes tells of a dead builder

@@ -31,6 +31,7 @@ class Pool:
         cwd: the directory that `io` caps without a path are about, and a tree of the user's when rootless;
             None: the working directory.
         depth: how many sandboxes to keep ready.
+        paced: its user says with `proceed` when the builder may work; otherwise it does at once.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Pool:
         cgroup: str | None = None,
         cwd: str | None = None,
         depth: int = 3,
+        paced: bool = False,
     ) -> None:
         self._places = places
         self._cgroup = cgroup
         self._cwd = cwd
         self._depth = depth
+        self._paced = paced
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
         self._is_set_up = False
@@ -74,7 +77,7 @@ class Pool:
         self._expected = iter(specs)
         if self._refused is None:
             self.start()
-            self.top_up()
+            self._top_up()
 
     def acquire(self, spec: Spec) -> Sandbox:
         """A sandbox for `spec`, at once if one is ready.
@@ -101,9 +104,22 @@ class Pool:
             raise error_from_json(answer["error"])
         return builder.placement(number, spec, answer)
 
-    def top_up(self) -> None:
-        """Order what comes next. Called when a sandbox is given back and not when one is taken: the builder then works
-        while its user prepares the next fork, and not on the CPU that the fresh child is to start on."""
+    def released(self) -> None:
+        """A sandbox was given back."""
+        if not self._paced:
+            self.proceed()
+
+    def proceed(self) -> None:
+        """Let the builder remove what was given back and make what comes next.
+
+        The best moment is when a test process has been forked and its parent waits for it: then the builder has a CPU
+        for itself, and doesn't keep the child from starting.
+        """
+        if self._builder is not None:
+            self._builder.remove_released()
+            self._top_up()
+
+    def _top_up(self) -> None:
         builder = self._builder
         while builder is not None and len(self._orders) < self._depth:
             if (spec := next(self._expected, None)) is None:

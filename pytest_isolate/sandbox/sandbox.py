@@ -281,7 +281,7 @@ class Sandbox:
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:
-            self._pool.top_up()
+            self._pool.released()
 
 
 def _readable(pidfd: int, seconds: float) -> bool:
