@@ -117,5 +117,13 @@ def test_xdist_says_the_same(tmp_path: Path) -> None:
 
 
 def _without_wide_ends(entry: dict[str, Any]) -> dict[str, Any]:
-    """Which test is a worker's last one, and so has the teardown of session fixtures in its report, is xdist's choice."""
-    return {**entry, "sections": [], "tuples": []} if entry["when"] == "teardown" else entry
+    """Which test is a worker's first or last one, and so has the session fixtures' set-up or teardown in its reports, is
+    xdist's choice."""
+    if entry["when"] == "teardown":
+        return {**entry, "sections": [], "tuples": []}
+    shown = [[title, _without_session(text)] for title, text in entry["sections"]]
+    return {**entry, "sections": [section for section in shown if section[1]], "tuples": []}
+
+
+def _without_session(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not re.search(r"\bsession (out|log)$", line.rstrip()))
