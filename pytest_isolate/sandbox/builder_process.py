@@ -55,6 +55,9 @@ class BuilderProcess:
         tmp: where its workspace goes.
         cgroup: a delegated cgroup directory.
 
+    Attributes:
+        is_set_up: it has been told.
+
     Raises:
         OSError: it could not be started.
     """
@@ -72,7 +75,7 @@ class BuilderProcess:
         finally:
             theirs.close()
             os.close(me)
-        self._is_set_up = False
+        self.is_set_up = False
         self._facts: Facts | None = None
         self._cgroups: list[str] | None = None
         self._described: dict[Spec, dict[str, Any]] = {}
@@ -97,7 +100,7 @@ class BuilderProcess:
 
     def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str]) -> None:
         """Tell it what all sandboxes share, once: see `Builder`."""
-        self._is_set_up = True
+        self.is_set_up = True
         about = {"run": self._run, "tmp": self._tmp, "cgroup": self._delegated}
         self._send({"op": "setup", **about, "cwd": cwd, "places": list(places), "trees": list(trees)})
 
@@ -212,7 +215,7 @@ class BuilderProcess:
 
     def close(self) -> None:
         """End it and everything it made; remove what it left if it was killed."""
-        if self._is_set_up:
+        if self.is_set_up:
             self._send({"op": "close"})
         self._channel.close()
         try:

@@ -50,7 +50,6 @@ class Pool:
         self._paced = paced
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
-        self._is_set_up = False
         self._refused: IsolateError | None = None
         self._orders: list[tuple[int, Spec, Files]] = []
         self._next = 0
@@ -60,14 +59,12 @@ class Pool:
         if self._builder is None:
             self._builder = BuilderProcess(_temporary_directory(), self._cgroup)
             self._orders.clear()
-            self._is_set_up = False
         return self._builder
 
     def start(self) -> BuilderProcess:
         """Start the builder, without waiting for it. Raises OSError."""
         builder = self.launch()
-        if not self._is_set_up:
-            self._is_set_up = True
+        if not builder.is_set_up:
             cwd = self._cwd or _directory()
             builder.set_up(cwd=cwd, places=self._places(), trees=trees_of_user(cwd))
         return builder

@@ -122,7 +122,9 @@ def _without_wide_ends(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["when"] == "teardown":
         return {**entry, "sections": [], "tuples": []}
     shown = [[title, _without_session(text)] for title, text in entry["sections"]]
-    return {**entry, "sections": [section for section in shown if section[1]], "tuples": []}
+    kept = [section for section in shown if section[1]]
+    location, others = entry["tuples"]
+    return {**entry, "sections": kept, "tuples": [location, others[len(shown) - len(kept) :]]}
 
 
 def _without_session(text: str) -> str:

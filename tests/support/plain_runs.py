@@ -126,7 +126,6 @@ def run(directory: Path, *args: str, how: How, env: dict[str, str] | None = None
     command = [sys.executable, "-m", "pytest", "-p", "plain_runs_recorder", f"--basetemp={base}", f"--rootdir={directory}"]
     command += _OPTIONS[how]
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    variables["PYTHONUNBUFFERED"] = "1"  # text and bytes on a pipe in the order in which they were written
     variables |= {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(recorder)]),
@@ -134,6 +133,7 @@ def run(directory: Path, *args: str, how: How, env: dict[str, str] | None = None
         "COLUMNS": "120",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",  # text and bytes on a pipe in the order in which they were written
         **(env or {}),
     }
     done = subprocess.run([*command, *args], cwd=directory, env=variables, capture_output=True, timeout=120)
