@@ -1,5 +1,12 @@
-"""What every test may use: skipping by capability."""
+"""What every test may use: skipping by capability, and an environment in which the runs that tests start are plain ones."""
+
+import os
 
 from tests.support.capabilities import pytest_configure, pytest_runtest_setup
 
 __all__ = ["pytest_configure", "pytest_runtest_setup"]
+
+# tox tells everything below it where it is: pytest then shares one cache directory among all runs, and hypothesis takes
+# itself for one of a continuous integration, which keeps no database.
+for name in [name for name in os.environ if name.startswith(("TOX_", "__TOX_"))]:
+    del os.environ[name]

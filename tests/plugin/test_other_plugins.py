@@ -317,7 +317,7 @@ def test_mock_of_every_scope(pytester: pytest.Pytester, both: Both):
 
 @beside("hypothesis", "Its database survives: a failure is replayed first in the next run.")
 def test_hypothesis_database_survives(pytester: pytest.Pytester, both: Both, monkeypatch: pytest.MonkeyPatch):
-    for name in ("CI", "TF_BUILD", "GITHUB_ACTIONS"):  # hypothesis keeps no database in continuous integration
+    for name in ("CI", "TF_BUILD", "GITHUB_ACTIONS", "GITLAB_CI"):  # hypothesis keeps no database in continuous integration
         monkeypatch.delenv(name, raising=False)
     pytester.makepyfile("""
         from hypothesis import given, settings, strategies as st
