@@ -1,6 +1,7 @@
 """What every test may use: skipping by capability, and an environment in which the runs that tests start are plain ones."""
 
 import os
+import signal
 
 from tests.support.capabilities import pytest_configure, pytest_runtest_setup
 
@@ -10,3 +11,7 @@ __all__ = ["pytest_configure", "pytest_runtest_setup"]
 # itself for one of a continuous integration, which keeps no database.
 for name in [name for name in os.environ if name.startswith(("TOX_", "__TOX_"))]:
     del os.environ[name]
+
+# Started in the background of a script, we ignore Ctrl-C, and so would every run that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
