@@ -50,8 +50,8 @@ def make_room(base: str) -> None:
     """Move every process out of `base`, to its leaf. To be called with `base` locked.
 
     The root of the whole tree may keep its processes. Elsewhere only the caller's own family is moved: the
-    oldest of its ancestors in `base` and all that descends from it. At the root of a cgroup namespace, a
-    container's, everything is: a program that `docker exec` started has no parent there.
+    oldest of its ancestors in `base` and all that descends from it. Where the mounted tree begins at `base`, in a
+    container, everything is: a program that `docker exec` started has no parent there.
 
     Raises:
         OSError: EBUSY if somebody else's processes are there (the text names them); EACCES, EPERM.
@@ -63,7 +63,7 @@ def make_room(base: str) -> None:
         pids = _members(base)
         if not pids:
             return
-        if others := [] if _is_namespace_root() else sorted(pids - _family(pids)):
+        if others := [] if os.path.ismount(base) else sorted(pids - _family(pids)):
             names = ", ".join(f"{_name(pid)} (pid {pid})" for pid in others[:5])
             raise OSError(errno.EBUSY, f"it holds processes that aren't pytest's: {names}", base)
         with suppress(FileExistsError):
@@ -86,20 +86,6 @@ def _move(pids: Iterable[int], directory: str) -> None:
 
 def _members(directory: str) -> set[int]:
     return {int(pid) for pid in read(f"{directory}/cgroup.procs").split()}
-
-
-def _is_namespace_root() -> bool:
-    """Whether the caller's cgroup is the root of its cgroup namespace: what it sees is a container's own."""
-    return _own().removesuffix(f"/{LEAF}") in ("", "/")
-
-
-def _own(pid: int | str = "self") -> str:
-    """Its v2 path; empty if it has ended."""
-    with suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            if line.startswith("0::"):
-                return line[3:].rstrip("\n")
-    return ""
 
 
 def _family(pids: set[int]) -> set[int]:

@@ -34,10 +34,12 @@ def systemd_runs() -> bool:
 
 
 def is_delegated(directory: str) -> bool:
-    """Whether systemd has handed `directory` over: by its name, if we asked for it, or by the mark it set.
+    """Whether systemd has handed `directory` over to the caller: by its name, if we asked for it, or by the mark it set.
 
-    The mark is `user.delegate` since systemd 251; before, `trusted.delegate`, which only root can read.
+    Another user's is none: pytest in a test of pytest inherits it. The mark is `user.delegate` since systemd 251; before, `trusted.delegate`, which only root can read.
     """
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return False
     if needs_no_return(directory):
         return True
     for name in ("user.delegate", "trusted.delegate"):
