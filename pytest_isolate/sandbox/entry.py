@@ -1,9 +1,10 @@
 """Entering a sandbox: one fork of the calling process into namespaces and cgroup that already exist.
 
-As real root the caller points its `pid_for_children` at the sandbox, forks, and points it back: one copy of
-the address space. An unprivileged caller isn't let back (setns to the own PID namespace is EPERM without
-CAP_SYS_ADMIN there), so a first fork enters and makes the test process as its sibling (`clone.sibling`).
-Either way the test process is a direct child of the caller.
+As real root the caller points its `pid_for_children` at the sandbox, forks, and points it back. An unprivileged
+caller isn't let back (setns to the own PID namespace is EPERM without CAP_SYS_ADMIN there). If it has one thread the
+test process is born inside (`born_inside`), also at the price of one copy of the address space; with threads, a first
+fork enters and makes the test process as its sibling (`clone.sibling`): two copies. Every way the test process is a
+direct child of the caller.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_isolate.kernel import born_inside
 from pytest_isolate.kernel.capabilities import join_session_keyring
 from pytest_isolate.kernel.cgroup import Group, join
+from pytest_isolate.kernel.cgroup_open import OpenGroup
 from pytest_isolate.kernel.clone import sibling
 from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWPID
 from pytest_isolate.kernel.signals import block_signals, restore_signals
@@ -62,7 +65,16 @@ class Entrance:
         Raises:
             OSError: from fork itself, or setns(2) of a sandbox that is gone.
         """
-        return self._fork_twice(failed) if self.rootless else self._fork_once(failed)
+        if not self.rootless:
+            return self._fork_once(failed)
+        if born_inside.available():
+            try:
+                group = OpenGroup(self.group)
+            except OSError:  # joining by path will say what is wrong with them
+                return self._fork_twice(failed)
+            with group:
+                return self._fork_inside(group, failed)
+        return self._fork_twice(failed)
 
     def _fork_once(self, failed: Failed) -> int:
         blocked = block_signals()
@@ -79,6 +91,24 @@ class Entrance:
                 restore_signals(blocked)
         if pid == 0:
             self._guard(failed, lambda: self._enter(self._namespaces() & ~CLONE_NEWPID))
+            self._guard(failed, self._settle)
+            restore_signals(blocked)
+        return pid
+
+    def _fork_inside(self, group: OpenGroup, failed: Failed) -> int:
+        here = _working_directory()
+        blocked = block_signals()
+        pid = -1
+        try:
+            pid = born_inside.fork_inside(self.pidfd, self._namespaces())
+        finally:
+            if pid != 0:
+                if isinstance(here, int):
+                    os.close(here)
+                restore_signals(blocked)
+        if pid == 0:
+            self._guard(failed, group.join)
+            self._guard(failed, lambda: _go_to(here))
             self._guard(failed, self._settle)
             restore_signals(blocked)
         return pid
@@ -120,11 +150,7 @@ class Entrance:
             join(self.group)
         here = _working_directory()
         setns(self.pidfd, namespaces)
-        if isinstance(here, str):
-            _change_directory(here)
-        else:
-            os.fchdir(here)
-            os.close(here)
+        _go_to(here)
 
     def _settle(self) -> None:
         """What makes the process its own: process group, keyring, privileges, environment."""
@@ -176,9 +202,14 @@ def _working_directory() -> str | int:
         return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _change_directory(path: str) -> None:
+def _go_to(here: str | int) -> None:
+    """To what `_working_directory` gave, seen from inside."""
+    if isinstance(here, int):
+        os.fchdir(here)
+        os.close(here)
+        return
     try:
-        os.chdir(path)
+        os.chdir(here)
     except OSError as error:
         hint = "the working directory isn't there inside: take it out of hide=, or run pytest from another one"
-        raise SetupError.from_os_error("chdir", error, path, hint) from None
+        raise SetupError.from_os_error("chdir", error, here, hint) from None
