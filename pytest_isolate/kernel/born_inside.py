@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import platform
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from functools import cache
 from typing import Final
 
 from pytest_isolate.kernel.clone import CLONE_PARENT, CloneArgs, as_os_fork_does
-from pytest_isolate.kernel.syscalls import NUMBERS, libc
+from pytest_isolate.kernel.machine_code import function
+from pytest_isolate.kernel.syscalls import NUMBERS
 from pytest_isolate.kernel.thread_record import ThreadRecord, only_thread
 
 __all__ = ["available", "fork_inside"]
@@ -145,27 +145,4 @@ def _where(request: _Request, answer: int) -> str:
 
 @cache
 def _code() -> Callable[[int], int] | None:
-    """The code as a function that keeps the GIL; None where there is none for this machine, or memory may not be executed."""
-    if platform.machine() != "x86_64" or ctypes.sizeof(ctypes.c_void_p) != 8:
-        return None
-    size = mmap.PAGESIZE
-    address = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if address == _MAP_FAILED:
-        return None
-    ctypes.memmove(address, _X86_64, len(_X86_64))
-    if _mprotect(address, size, mmap.PROT_READ | mmap.PROT_EXEC) != 0:  # a security module: execmem
-        _munmap(address, size)
-        return None
-    return ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_void_p)(address)
-
-
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
-_mmap = libc.mmap
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_mmap.restype = ctypes.c_void_p
-_mprotect = libc.mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_mprotect.restype = ctypes.c_int
-_munmap = libc.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_munmap.restype = ctypes.c_int
+    return function(_X86_64)
