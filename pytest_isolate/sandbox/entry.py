@@ -37,8 +37,8 @@ __all__ = ["EXIT_NOT_JOINED", "Entrance"]
 EXIT_NOT_JOINED: Final = 70
 """Exit status of a process that could not join its sandbox (EX_SOFTWARE)."""
 
-_NOT_BORN: Final = frozenset({errno.ENOSYS, errno.EDEADLK, errno.EINVAL, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP})
-"""What clone3(2) answers where nothing can be born in a cgroup: an old kernel, a seccomp filter. Then it joins afterwards."""
+_NOT_BORN: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EDEADLK})
+"""Where nothing can be born in a cgroup: an old kernel, a filter that knows no clone3(2), threads. Then it joins afterwards."""
 
 Failed = Callable[[SetupError], object]
 
