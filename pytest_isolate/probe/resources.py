@@ -1,0 +1,95 @@
+"""What caps, figures and ids are made of: cgroup controllers, the kernel's log, subordinate ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_isolate.kernel.cgroup import Caps, detect, run_name
+from pytest_isolate.machine.causes import subordinate_ids
+from pytest_isolate.machine.facts import Machine
+from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.probe.attempt import attempt
+from pytest_isolate.probe.capability import Capability
+from pytest_isolate.sandbox.identity import enter_run_namespace
+
+__all__ = ["CONTROLLERS", "probe_cgroups", "probe_kernel_log", "probe_subordinate_ids"]
+
+CONTROLLERS = ("cpu", "memory", "pids", "io")
+
+_NUMBER = 998
+"""Tells the probe's subtree from those of the runs that this process may have."""
+
+
+def probe_cgroups(delegated: str | None) -> Iterator[Capability]:
+    """``cgroup-cpu`` to ``cgroup-swap``: a run's subtree is made, and removed.
+
+    Args:
+        delegated: ``--isolate-cgroup``.
+    """
+    names = [f"cgroup-{name}" for name in CONTROLLERS]
+    answer = attempt(lambda: _cgroups(delegated))
+    if answer.error is not None:
+        yield from (Capability(name, "missing", answer.error.message, answer.error.hint, "cgroup") for name in (*names, "cgroup-swap"))
+        return
+    lacking: dict[str, list[str]] = answer.result["lacking"]
+    for name in names:
+        if name in lacking:
+            yield Capability(name, "missing", *lacking[name], "cgroup")
+        else:
+            yield Capability(name, "works", answer.result["layout"])
+    if "cgroup-memory" in lacking:
+        yield Capability("cgroup-swap", "missing", "it takes cgroup-memory", "see cgroup-memory", "cgroup")
+    elif "cgroup-swap" in lacking:
+        yield Capability("cgroup-swap", "missing", *lacking["cgroup-swap"], "swap")
+    else:
+        yield Capability("cgroup-swap", "works")
+
+
+def _cgroups(delegated: str | None) -> dict[str, Any]:
+    hierarchy = detect(delegated)
+    hierarchy.create_run(run_name(os.getpid(), _NUMBER))
+    try:
+        lacking = dict(hierarchy.lacking)
+        if "cgroup-memory" not in lacking and (missing := hierarchy.missing(Caps(memory=64 << 20, swap=1 << 20))):
+            lacking[missing.capability] = missing
+        return {
+            "layout": f"cgroup {hierarchy.layout}",
+            "lacking": {name: [error.why, error.hint] for name, error in lacking.items()},
+        }
+    finally:
+        hierarchy.remove_run()
+
+
+def probe_kernel_log() -> Capability:
+    """``kmsg``: names the victims of the memory cap."""
+    try:
+        os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        why = f"open /dev/kmsg: {error.strerror}: an OOM is seen, but other victims than the test process aren't named"
+        remedy = "sudo sysctl -w kernel.dmesg_restrict=0" if os.path.exists("/dev/kmsg") else ""
+        return Capability("kmsg", "weaker", why, remedy, "dmesg-restrict")
+    return Capability("kmsg", "works")
+
+
+def probe_subordinate_ids(machine: Machine) -> Capability:
+    """``subordinate-ids``: more than one id inside, for ``user="root"``."""
+    name = "subordinate-ids"
+    if machine.is_privileged:
+        return Capability(name, "works", "root maps every id")
+    answer = attempt(_mapped_ids)
+    if answer.error is None and answer.result > 1:
+        return Capability(name, "works", f"{answer.result} ids")
+    refused = answer.error.message if answer.error else "refused the range"
+    if isinstance(answer.error, IsolateError) and not machine.subordinate and machine.newuidmap:
+        return Capability(name, "missing", "it takes a user namespace", "see userns", "userns")
+    cause = subordinate_ids(machine, refused)
+    assert cause is not None
+    weaker = Capability.weaker(name, cause)
+    return Capability(name, "weaker", f"{weaker.why}: user=\"root\" has one id, and chown to others fails", weaker.remedy, weaker.cause)
+
+
+def _mapped_ids() -> int:
+    identity = enter_run_namespace()
+    return 1 + (identity.subordinate_uids[1] if identity.subordinate_uids else 0)
