@@ -1,8 +1,8 @@
 """What this machine is, and why it refuses: read once something was refused, never before.
 
-    facts       `Machine`: the sysctls, filters, security modules and container that decide, as plain data
-    reading     those facts from /proc, /sys and the environment
-    remedies    what to type, for this machine, in the place where it runs (Docker, Podman, GitHub Actions, …)
-    causes      a kernel's refusal and a `Machine` in, the cause and its remedy out; pure functions
-    explain     the builder's error with its cause found
+facts       `Machine`: the sysctls, filters, security modules and container that decide, as plain data
+reading     those facts from /proc, /sys and the environment
+remedies    what to type, for this machine, in the place where it runs (Docker, Podman, GitHub Actions, …)
+causes      a kernel's refusal and a `Machine` in, the cause and its remedy out; pure functions
+explain     the builder's error with its cause found
 """

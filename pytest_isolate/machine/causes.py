@@ -52,9 +52,9 @@ def user_namespace(machine: Machine, number: int, call: str = "unshare(CLONE_NEW
 
 def _limit(machine: Machine, told: str) -> Cause:
     if machine.max_user_namespaces == 0:
-        return Cause(
-            "max-user-namespaces", f"{told}: user.max_user_namespaces is 0", sysctl(machine, "user.max_user_namespaces", 15000)
-        )
+        where = "" if machine.initial_user_namespace else ", in this user namespace"
+        why = f"{told}: user.max_user_namespaces is 0{where}"
+        return Cause("max-user-namespaces", why, sysctl(machine, "user.max_user_namespaces", 15000))
     why = f"{told}: user.max_user_namespaces is {machine.max_user_namespaces}, here or in a namespace around this one, or 32 are nested"
     return Cause("max-user-namespaces", why, sysctl(machine, "user.max_user_namespaces", 15000))
 
@@ -71,15 +71,21 @@ def _policy(machine: Machine, told: str) -> Cause | None:
         return Cause("apparmor-userns", why, sysctl(machine, "kernel.apparmor_restrict_unprivileged_userns", 0))
     if machine.chrooted:
         why = f"{told}: in a chroot no user namespace can be made"
-        return Cause("chroot", why, "run pytest outside of the chroot, or enter it with pivot_root (systemd-nspawn, podman, bwrap)")
+        return Cause(
+            "chroot", why, "run pytest outside of the chroot, or enter it with pivot_root (systemd-nspawn, podman, bwrap)"
+        )
     if machine.confined:
         return _confined(machine, told)
     if machine.seccomp == 2:
         why = f"{told}: a seccomp filter forbids it (Seccomp: 2)"
-        return Cause("seccomp", why, "as a systemd service: RestrictNamespaces=no and no SystemCallFilter=~@mount; else start it outside")
+        return Cause(
+            "seccomp", why, "as a systemd service: RestrictNamespaces=no and no SystemCallFilter=~@mount; else start it outside"
+        )
     if "selinux" in machine.lsms:
         why = f"{told}: SELinux is active"
-        return Cause("selinux", why, "look for a denial: ausearch -m avc -ts recent; then allow user_namespace create for its domain")
+        return Cause(
+            "selinux", why, "look for a denial: ausearch -m avc -ts recent; then allow user_namespace create for its domain"
+        )
     if machine.container:
         return Cause("container", f"{told} in {name_of(machine.container)}", container_options(machine))
     return None
@@ -118,7 +124,11 @@ def namespace(machine: Machine, kind: str, number: int) -> Cause:
     """A namespace other than the user's was refused, `kind` as in /proc/PID/ns."""
     told = answer(f"unshare({kind} namespace)", number)
     if number == _errno.EINVAL:
-        return Cause(f"no-{kind}-namespace", f"{told}: kernel {machine.kernel} was built without it", f"boot a kernel with {_CONFIG[kind]}=y")
+        return Cause(
+            f"no-{kind}-namespace",
+            f"{told}: kernel {machine.kernel} was built without it",
+            f"boot a kernel with {_CONFIG[kind]}=y",
+        )
     if number == _errno.ENOSPC:
         name = f"user.max_{kind}_namespaces"
         return Cause(f"max-{kind}-namespaces", f"{told}: {name} is reached", sysctl(machine, name, 15000))
@@ -151,10 +161,14 @@ def overlay(machine: Machine, number: int, *, over_root: bool = False) -> Cause:
     told = answer("mount overlay", number)
     if over_root and number == _errno.EINVAL and machine.root_type == "overlay":
         why = f"{told}: / is an overlay on an overlay already, and the kernel stacks no third"
-        return Cause("nested-overlay", why, "keep the engine's images (/var/lib/docker, /var/lib/containers) on ext4, xfs or a volume")
+        return Cause(
+            "nested-overlay", why, "keep the engine's images (/var/lib/docker, /var/lib/containers) on ext4, xfs or a volume"
+        )
     if number == _errno.ENODEV:
         where = "on the machine that runs the container: " if machine.container else ""
-        return Cause("no-overlay", f"{told}: the kernel has no overlay", f"{where}{'' if machine.uid == 0 else 'sudo '}modprobe overlay")
+        return Cause(
+            "no-overlay", f"{told}: the kernel has no overlay", f"{where}{'' if machine.uid == 0 else 'sudo '}modprobe overlay"
+        )
     if number == _errno.EPERM and not machine.is_privileged:
         policy = _policy(machine, told)
         if policy is not None and policy.name != "container":
@@ -176,23 +190,20 @@ def joining(machine: Machine, number: int) -> Cause:
     return _policy(machine, told) or Cause("unknown", told, _UNKNOWN)
 
 
-def subordinate_ids(machine: Machine, refused: str = "") -> Cause | None:
-    """Why only one id can be mapped; None where nothing lacks.
+def subordinate_ids(machine: Machine, refused: str) -> Cause:
+    """Why only one id can be mapped.
 
     Args:
-        refused: what newuidmap said.
+        refused: what was answered where nothing lacks.
     """
-    user = "$USER" if machine.uid else "root"
     if not machine.newuidmap:
         package = {"debian": "apt install uidmap", "ubuntu": "apt install uidmap", "alpine": "apk add shadow-uidmap"}
         install = package.get(machine.distribution.split(" ")[0], "install newuidmap (package uidmap or shadow-utils)")
-        return Cause("no-newuidmap", "newuidmap and newgidmap aren't installed", install if machine.uid == 0 else f"as root: {install}")
+        return Cause("no-newuidmap", "newuidmap and newgidmap aren't installed", f"as root: {install}")
     if machine.subordinate:
         files = " and ".join(machine.subordinate)
+        user = "$USER" if machine.uid else "root"
         remedy = f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
-        return Cause("no-subuid", f"{files} give user {machine.uid} no range", remedy)
-    if refused:
-        why = f"{machine.newuidmap}: {refused}"
-        where = f"; or start {name_of(machine.container)} with more ids" if machine.container else ""
-        return Cause("newuidmap", why, f"as root: chmod u+s {machine.newuidmap}, and no nosuid mount or no_new_privs around it{where}")
-    return None
+        return Cause("no-subuid", f"no range for user {machine.uid} in {files}", remedy)
+    remedy = f"as root: chmod u+s {machine.newuidmap}; it can't work below a nosuid mount or under no_new_privs"
+    return Cause("newuidmap", f"{machine.newuidmap}: {refused}", remedy)

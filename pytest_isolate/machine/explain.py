@@ -13,11 +13,14 @@ from typing import Final
 from pytest_isolate.machine.causes import Cause, fresh_proc, joining, mounting, namespace, overlay, user_namespace
 from pytest_isolate.machine.facts import Machine
 from pytest_isolate.machine.reading import read_machine
+from pytest_isolate.machine.remedies import cgroup_remedy
 from pytest_isolate.model.errors import IsolateError, MissingCapability, SetupError
 
 __all__ = ["explained", "lacks_user_namespaces"]
 
-_NOT_THE_MACHINES: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENOMEM, errno.E2BIG, errno.EEXIST, errno.EBUSY, errno.EROFS, 0})
+_NOT_THE_MACHINES: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENOMEM, errno.E2BIG, errno.EEXIST, errno.EBUSY, errno.EROFS, 0}
+)
 """What a path of the spec, or a moment, is to blame for."""
 
 _MOUNT_STEPS: Final = ("make mounts private", "prepare workspace", "mount tmpfs", "open_tree", "pivot_root", "bind")
@@ -34,7 +37,9 @@ def explained(error: IsolateError, machine: Callable[[], Machine] = read_machine
     Args:
         machine: gives the facts; called only for an error that they can say something about.
     """
-    if not isinstance(error, SetupError) or isinstance(error, MissingCapability) or error.errno in _NOT_THE_MACHINES:
+    if isinstance(error, MissingCapability):
+        return _placed(error, machine) if error.capability.startswith("cgroup-") else error
+    if not isinstance(error, SetupError) or error.errno in _NOT_THE_MACHINES:
         return error
     found = _cause(error, machine)
     if found is None or found[1].name == "unknown":
@@ -60,6 +65,11 @@ def _cause(error: SetupError, machine: Callable[[], Machine]) -> tuple[str, Caus
     if step.startswith(("mount ", *_MOUNT_STEPS)):
         return "mounts", mounting(machine(), number, step)
     return None
+
+
+def _placed(error: MissingCapability, machine: Callable[[], Machine]) -> MissingCapability:
+    """The cgroup modules don't know containers."""
+    return MissingCapability(error.capability, error.keys, error.why, cgroup_remedy(machine(), error.why, error.hint))
 
 
 def _missing(capability: str, cause: Cause) -> MissingCapability:

@@ -6,7 +6,7 @@ from typing import Final
 
 from pytest_isolate.machine.facts import Machine
 
-__all__ = ["advice", "container_options", "name_of", "sysctl"]
+__all__ = ["advice", "cgroup_remedy", "container_options", "name_of", "sysctl"]
 
 _NAMES: Final = {
     "docker": "a Docker container",
@@ -92,10 +92,28 @@ def advice(machine: Machine, *, works: bool, caps: bool) -> list[tuple[str, str]
 
 def _in_container(machine: Machine, *, works: bool, caps: bool) -> str:
     if not works:
-        return f"it must be started so that sandboxes can be built in it: {container_options(machine)}"
+        return "as it was started, no sandbox can be built in it"
     if not caps:
-        return f"caps need cgroups that can be written: {_PRIVILEGED.get(machine.container, 'run it privileged')}"
+        return f"caps need cgroups that can be written: {_writable_cgroups(machine)}"
     return "it lets sandboxes and caps be made"
+
+
+def cgroup_remedy(machine: Machine, why: str, remedy: str) -> str:
+    """`remedy`, or in a container the one for its engine.
+
+    Args:
+        why: what the cgroup modules found; a hierarchy that is ``read-only`` is the engine's doing.
+    """
+    if machine.container and ("read-only" in why or not machine.initial_user_namespace):
+        return _writable_cgroups(machine)
+    return remedy
+
+
+def _writable_cgroups(machine: Machine) -> str:
+    command = _PRIVILEGED.get(machine.container, "run the container privileged")
+    if machine.initial_user_namespace:
+        return command
+    return f"sudo {command}; or without sudo where the machine is on cgroup v2 with systemd, which gives the user a cgroup"
 
 
 _PRIVILEGED: Final = {

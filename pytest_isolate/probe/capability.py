@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, Self, cast, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from pytest_isolate.machine.causes import Cause
 from pytest_isolate.model.errors import MissingCapability
@@ -109,12 +109,7 @@ class Report:
             tuple(Capability(**capability) for capability in data["capabilities"]),
             tuple(KeyState(**key) for key in data["keys"]),
         )
-        for entry in (*report.capabilities, *report.keys):
-            _state(entry.state)
+        for state in (*(entry.state for entry in report.capabilities), *(entry.state for entry in report.keys)):
+            if state not in get_args(State):
+                raise ValueError(f"state {state!r}")
         return report
-
-
-def _state(text: str) -> State:
-    if text not in get_args(State):
-        raise ValueError(f"state {text!r}")
-    return cast("State", text)

@@ -27,10 +27,11 @@ def examine(delegated: str | None = None) -> Report:
         SpecError: `delegated` can't be meant.
     """
     machine = read_machine()
+    namespaces = tuple(probe_namespaces(machine))
     capabilities = (
-        *probe_namespaces(machine),
-        probe_subordinate_ids(machine),
-        *probe_cgroups(delegated),
+        *namespaces,
+        probe_subordinate_ids(machine, userns=namespaces[0].state == "works"),
+        *probe_cgroups(machine, delegated),
         probe_kernel_log(),
         try_sandbox(delegated),
     )

@@ -35,7 +35,7 @@ def key_states(capabilities: Iterable[Capability]) -> tuple[KeyState, ...]:
 
 def _key_state(name: str, known: Mapping[str, Capability]) -> KeyState:
     if known["sandbox"].state == "missing":
-        return KeyState(name, "missing", "there is no sandbox")
+        return KeyState(name, "missing", "see sandbox")
     needed = [known[need] for need in NEEDS.get(name, ())]
     worst = min(needed, key=lambda capability: _ORDER.index(capability.state), default=None)
     if worst is not None and worst.state != "works":

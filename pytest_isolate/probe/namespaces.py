@@ -45,9 +45,8 @@ def probe_namespaces(machine: Machine) -> Iterator[Capability]:
     users = attempt(_user_namespace)
     if users.error is not None:
         yield Capability.missing("userns", _cause(users.error, lambda number: user_namespace(machine, number, users.step)))
-        why = "it takes a user namespace"
         for name in (*(f"{kind}-namespace" for kind in _KINDS), "mounts", "proc", "overlay", "pidfd"):
-            yield Capability(name, "missing", why, "see userns", "userns")
+            yield Capability(name, "missing", "it takes userns", cause="userns")
         return
     yield Capability("userns", "works", "as root of the machine" if machine.is_privileged else "")
     for kind in _KINDS:

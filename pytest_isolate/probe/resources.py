@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pytest_isolate.kernel.cgroup import Caps, detect, run_name
 from pytest_isolate.machine.causes import subordinate_ids
 from pytest_isolate.machine.facts import Machine
-from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.machine.remedies import cgroup_remedy
 from pytest_isolate.probe.attempt import attempt
 from pytest_isolate.probe.capability import Capability
 from pytest_isolate.sandbox.identity import enter_run_namespace
@@ -22,7 +23,7 @@ _NUMBER = 998
 """Tells the probe's subtree from those of the runs that this process may have."""
 
 
-def probe_cgroups(delegated: str | None) -> Iterator[Capability]:
+def probe_cgroups(machine: Machine, delegated: str | None) -> Iterator[Capability]:
     """``cgroup-cpu`` to ``cgroup-swap``: a run's subtree is made, and removed.
 
     Args:
@@ -31,18 +32,22 @@ def probe_cgroups(delegated: str | None) -> Iterator[Capability]:
     names = [f"cgroup-{name}" for name in CONTROLLERS]
     answer = attempt(lambda: _cgroups(delegated))
     if answer.error is not None:
-        yield from (Capability(name, "missing", answer.error.message, answer.error.hint, "cgroup") for name in (*names, "cgroup-swap"))
+        yield from (
+            Capability(name, "missing", answer.error.message, answer.error.hint, "cgroup") for name in (*names, "cgroup-swap")
+        )
         return
     lacking: dict[str, list[str]] = answer.result["lacking"]
     for name in names:
         if name in lacking:
-            yield Capability(name, "missing", *lacking[name], "cgroup")
+            why, hint = lacking[name]
+            yield Capability(name, "missing", why, cgroup_remedy(machine, why, hint), "cgroup")
         else:
-            yield Capability(name, "works", answer.result["layout"])
+            yield Capability(name, "works", str(answer.result["layout"]))
     if "cgroup-memory" in lacking:
-        yield Capability("cgroup-swap", "missing", "it takes cgroup-memory", "see cgroup-memory", "cgroup")
+        yield Capability("cgroup-swap", "missing", "it takes cgroup-memory", cause="cgroup")
     elif "cgroup-swap" in lacking:
-        yield Capability("cgroup-swap", "missing", *lacking["cgroup-swap"], "swap")
+        why, hint = lacking["cgroup-swap"]
+        yield Capability("cgroup-swap", "missing", why, hint, "swap")
     else:
         yield Capability("cgroup-swap", "works")
 
@@ -67,27 +72,30 @@ def probe_kernel_log() -> Capability:
     try:
         os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
-        why = f"open /dev/kmsg: {error.strerror}: an OOM is seen, but other victims than the test process aren't named"
-        remedy = "sudo sysctl -w kernel.dmesg_restrict=0" if os.path.exists("/dev/kmsg") else ""
-        return Capability("kmsg", "weaker", why, remedy, "dmesg-restrict")
+        why = f"open /dev/kmsg: {error.strerror}: of the victims of an OOM only the test process is named"
+        if error.errno == errno.ENOENT:
+            return Capability("kmsg", "weaker", why, "in a container: add --device=/dev/kmsg, or leave it so", "no-kmsg")
+        return Capability("kmsg", "weaker", why, "as root: sysctl -w kernel.dmesg_restrict=0", "dmesg-restrict")
     return Capability("kmsg", "works")
 
 
-def probe_subordinate_ids(machine: Machine) -> Capability:
-    """``subordinate-ids``: more than one id inside, for ``user="root"``."""
+def probe_subordinate_ids(machine: Machine, *, userns: bool) -> Capability:
+    """``subordinate-ids``: more than one id inside, for ``user="root"``.
+
+    Args:
+        userns: user namespaces can be made.
+    """
     name = "subordinate-ids"
+    if not userns:
+        return Capability(name, "missing", "it takes userns", cause="userns")
     if machine.is_privileged:
         return Capability(name, "works", "root maps every id")
     answer = attempt(_mapped_ids)
     if answer.error is None and answer.result > 1:
         return Capability(name, "works", f"{answer.result} ids")
-    refused = answer.error.message if answer.error else "refused the range"
-    if isinstance(answer.error, IsolateError) and not machine.subordinate and machine.newuidmap:
-        return Capability(name, "missing", "it takes a user namespace", "see userns", "userns")
-    cause = subordinate_ids(machine, refused)
-    assert cause is not None
-    weaker = Capability.weaker(name, cause)
-    return Capability(name, "weaker", f"{weaker.why}: user=\"root\" has one id, and chown to others fails", weaker.remedy, weaker.cause)
+    cause = subordinate_ids(machine, answer.error.message if answer.error else "the range was refused")
+    why = f'{cause.why}: user="root" has one id inside, and chown to others fails'
+    return Capability(name, "weaker", why, cause.remedy, cause.name)
 
 
 def _mapped_ids() -> int:

@@ -23,6 +23,7 @@ from pytest_isolate.model.spec import Spec
 
 __all__ = ["Identity", "drop_privileges", "enter_run_namespace"]
 
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The caller, and what its run's user namespace maps.

@@ -14,8 +14,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +29,12 @@ _NEW_NAMESPACES: Final = 0x7E020000
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _CAPABILITIES: Final = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST "
-    "NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE "
-    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM "
-    "BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
+    "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG",
+    "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM",
+    "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+)  # fmt: skip
 """By number (capabilities(7))."""
 
 _REFUSED: Final = (
@@ -68,13 +69,12 @@ class Container:
         python: the interpreter inside.
     """
 
-    def __init__(self, directory: Path, python: str, command: Any) -> None:
+    def __init__(self, directory: Path, python: str, command: Callable[[list[str]], subprocess.CompletedProcess[str]]) -> None:
         self.directory, self.python, self._command = directory, python, command
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """A command in the container, in `directory`; output captured, status not checked."""
-        done: subprocess.CompletedProcess[str] = self._command(list(args))
-        return done
+        return self._command(list(args))
 
     def doctor(self, *args: str) -> subprocess.CompletedProcess[str]:
         return self.run(self.python, "-m", "pytest_isolate", "doctor", *args)
@@ -190,7 +190,11 @@ def rootless_podman(*options: str) -> Iterator[Container]:
 
 _SKELETON: Final = ("dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var/tmp")
 
-_ENGINES: Final = {"runc": docker, "podman": podman, "podman-rootless": rootless_podman}
+_ENGINES: Final[dict[str, Callable[[], AbstractContextManager[Container]]]] = {
+    "runc": docker,
+    "podman": podman,
+    "podman-rootless": rootless_podman,
+}
 
 
 def _tree_of_user() -> Path:
