@@ -60,7 +60,7 @@ def _cause(error: SetupError, machine: Callable[[], Machine]) -> tuple[str, Caus
         return "userns", user_namespace(machine(), number, call)
     if step == "unshare mount namespace":
         return "mounts", namespace(machine(), "mnt", number)
-    if step in ("setns", "fork into the sandbox", "join namespaces"):
+    if step in ("join the sandbox", "fork into the sandbox"):
         return "pidfd", joining(machine(), number)
     if step.startswith(("mount ", *_MOUNT_STEPS)):
         return "mounts", mounting(machine(), number, step)

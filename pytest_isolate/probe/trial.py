@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_isolate.machine.explain import explained
 from pytest_isolate.model.errors import IsolateError, MissingCapability, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.probe.capability import Capability
@@ -22,14 +23,18 @@ def try_sandbox(delegated: str | None) -> Capability:
     try:
         with Sandbox(Spec(), pool=pool) as box:
             done = box.run(["/bin/sh", "-c", "exit 42"], timeout=_LIMIT)
-    except MissingCapability as error:
-        return Capability("sandbox", "missing", f"{error.capability}: {error.why}", error.hint, error.capability)
     except (IsolateError, OSError) as error:
-        hint = error.hint if isinstance(error, IsolateError) else ""
-        step = error.step if isinstance(error, SetupError) else ""
-        return Capability("sandbox", "missing", error.message if isinstance(error, IsolateError) else str(error), hint, step)
+        return _refused(
+            explained(error if isinstance(error, IsolateError) else SetupError.from_os_error("run a command inside", error))
+        )
     finally:
         pool.close()
     if done.returncode != 42:
         return Capability("sandbox", "missing", f"a command inside ended with {done.returncode} instead of 42", "", "trial")
     return Capability("sandbox", "works", "built, entered and removed")
+
+
+def _refused(error: IsolateError) -> Capability:
+    if isinstance(error, MissingCapability):
+        return Capability("sandbox", "missing", f"{error.capability}: {error.why}", error.hint, error.capability)
+    return Capability("sandbox", "missing", error.message, error.hint, error.step if isinstance(error, SetupError) else "")
