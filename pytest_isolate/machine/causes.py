@@ -161,9 +161,11 @@ def overlay(machine: Machine, number: int, *, over_root: bool = False) -> Cause:
     told = answer("mount overlay", number)
     if over_root and number == _errno.EINVAL and machine.root_type == "overlay":
         why = f"{told}: / is an overlay on an overlay already, and the kernel stacks no third"
-        return Cause(
-            "nested-overlay", why, "keep the engine's images (/var/lib/docker, /var/lib/containers) on ext4, xfs or a volume"
+        remedy = (
+            "give the container volumes for the project and /tmp (docker run --volume … --tmpfs /tmp), "
+            "or keep the engine's images on ext4 or xfs"
         )
+        return Cause("nested-overlay", why, remedy)
     if number == _errno.ENODEV:
         where = "on the machine that runs the container: " if machine.container else ""
         return Cause(

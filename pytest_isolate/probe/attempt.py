@@ -28,10 +28,12 @@ class Answer:
     Attributes:
         result: what it returned.
         error: what it raised; None where all went well.
+        output: what programs that it ran wrote to standard error.
     """
 
     result: Any = None
     error: IsolateError | None = None
+    output: str = ""
 
     @property
     def errno(self) -> int:
@@ -45,26 +47,32 @@ class Answer:
 
 def attempt(work: Callable[[], Any]) -> Answer:
     """`work` in a child process. Raises OSError where no child can be made."""
+    log = os.memfd_create("pytest-isolate-probe")
     reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        _child(work, writing)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        data = file.read()
-    _, status = os.waitpid(pid, 0)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            _child(work, writing, log)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            data = file.read()
+        _, status = os.waitpid(pid, 0)
+        output = os.pread(log, 4096, 0).decode(errors="replace").strip()
+    finally:
+        os.close(log)
     if not data:
         code = os.waitstatus_to_exitcode(status)
         how = f"signal {-code}" if code < 0 else f"status {code}"
-        return Answer(error=SetupError("probe", detail=f"the child ended with {how}"))
+        return Answer(error=SetupError("probe", detail=f"the child ended with {how}"), output=output)
     told = json.loads(data)
-    return Answer(error=error_from_json(told["error"])) if "error" in told else Answer(told["result"])
+    return Answer(told.get("result"), error_from_json(told["error"]) if "error" in told else None, output)
 
 
-def _child(work: Callable[[], Any], writing: int) -> None:
+def _child(work: Callable[[], Any], writing: int, log: int) -> None:
     """Never returns."""
     try:
+        os.dup2(log, 2)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(_LIMIT)
         told = {"result": work()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_isolate import __version__
+from pytest_isolate.kernel.cgroup import detect
 from pytest_isolate.machine.reading import read_machine
 from pytest_isolate.machine.remedies import advice
 from pytest_isolate.probe.capability import Place, Report
@@ -26,6 +27,7 @@ def examine(delegated: str | None = None) -> Report:
         OSError: no child process can be made.
         SpecError: `delegated` can't be meant.
     """
+    detect(delegated)  # for the SpecError
     machine = read_machine()
     namespaces = tuple(probe_namespaces(machine))
     capabilities = (

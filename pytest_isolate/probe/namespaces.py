@@ -161,13 +161,12 @@ def _overlay(machine: Machine) -> Capability:
     """The overlays that a sandbox gets: those of the real root file system, and where they are refused one on a tmpfs, to tell why."""
     whole = attempt(_host_root)
     if whole.error is None:
-        lower, rootless, notes = whole.result["lower"], whole.result["rootless"], whole.result["notes"]
+        rootless, notes = whole.result["rootless"], "; ".join(whole.result["notes"])
         if machine.is_privileged and rootless:
-            cause = overlay(machine, lower or errno.EINVAL, over_root=True)
-            why = f"{cause.why}; only the user's directories can be written inside"
-            return Capability("overlay", "weaker", why, cause.remedy, cause.name)
+            cause = overlay(machine, attempt(_overlay_of_root).errno or errno.EINVAL, over_root=True)
+            return Capability("overlay", "weaker", "; ".join(filter(None, (cause.why, notes))), cause.remedy, cause.name)
         if notes:
-            return Capability("overlay", "weaker", "; ".join(notes), "", "refused-layers")
+            return Capability("overlay", "weaker", notes, "", "refused-layers")
         return Capability("overlay", "works", "over the user's directories" if rootless else "over the whole root")
     plain = attempt(_plain_overlay)
     if plain.error is not None:
@@ -176,14 +175,12 @@ def _overlay(machine: Machine) -> Capability:
 
 
 def _host_root() -> dict[str, Any]:
-    """What the builder does once per run; `lower` is the errno of an overlay of ``/``, 0 where it isn't refused."""
+    """What the builder does once per run."""
     identity = enter_run_namespace()
     _step("mount", mount, "none", "/", "", MS_REC | MS_PRIVATE)
     with _scratch() as place:
-        lower = 0 if identity.rootless else _overlay_of("/", place)
-        cwd = _directory()
-        root = HostRoot.prepare(place, rootless=identity.rootless, places=(), trees=trees_of_user(cwd))
-        return {"rootless": root.rootless, "notes": list(root.notes), "lower": lower}
+        root = HostRoot.prepare(place, rootless=identity.rootless, places=(), trees=trees_of_user(_directory()))
+        return {"rootless": root.rootless, "notes": list(root.notes)}
 
 
 def _directory() -> str:
@@ -194,23 +191,22 @@ def _directory() -> str:
 
 
 def _plain_overlay() -> None:
+    _overlay_over("")
+
+
+def _overlay_of_root() -> None:
+    _overlay_over("/")
+
+
+def _overlay_over(lower: str) -> None:
+    """An overlay of `lower`, or of an empty directory, its upper on a tmpfs."""
     _in_builders_place()
     with _scratch() as place:
-        if number := _overlay_of("", place):
-            raise OSError(number, os.strerror(number))
-
-
-def _overlay_of(lower: str, place: str) -> int:
-    """The errno of an overlay of `lower`, or of an empty directory, on a tmpfs over `place`, which is left there."""
-    mount("tmpfs", place, "tmpfs", MS_NOSUID, "mode=755")
-    for name in ("lower", "upper", "work", "merged"):
-        os.mkdir(f"{place}/{name}")
-    options = f"lowerdir={lower or f'{place}/lower'},upperdir={place}/upper,workdir={place}/work"
-    try:
-        mount("overlay", f"{place}/merged", "overlay", 0, options)
-    except OSError as error:
-        return error.errno or errno.EIO
-    return 0
+        _step("mount tmpfs", mount, "tmpfs", place, "tmpfs", MS_NOSUID, "mode=755")
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(f"{place}/{name}")
+        options = f"lowerdir={lower or f'{place}/lower'},upperdir={place}/upper,workdir={place}/work"
+        _step("mount overlay", mount, "overlay", f"{place}/merged", "overlay", 0, options)
 
 
 def _join_by_pidfd() -> None:

@@ -93,9 +93,13 @@ def probe_subordinate_ids(machine: Machine, *, userns: bool) -> Capability:
     answer = attempt(_mapped_ids)
     if answer.error is None and answer.result > 1:
         return Capability(name, "works", f"{answer.result} ids")
-    cause = subordinate_ids(machine, answer.error.message if answer.error else "the range was refused")
+    cause = subordinate_ids(machine, _first_line(answer.output) or "the range was refused")
     why = f'{cause.why}: user="root" has one id inside, and chown to others fails'
     return Capability(name, "weaker", why, cause.remedy, cause.name)
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].removeprefix("newuidmap: ").removeprefix("newgidmap: ")
 
 
 def _mapped_ids() -> int:

@@ -6,10 +6,11 @@ remedy stands on one line, however long: what is to be copied is broken by the t
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from pytest_isolate.probe.capability import Capability, KeyState, Report
-from pytest_isolate.report.lines import Line, Style, plain
+from pytest_isolate.report.lines import Line, Style, clip, plain
 from pytest_isolate.report.width import pad, printable, width_of, wrap
 
 __all__ = ["painted", "render_doctor"]
@@ -34,7 +35,7 @@ def render_doctor(report: Report, style: Style) -> list[Line]:
     lines: list[Line] = []
     for section in filter(None, sections):
         lines += [(), *section] if lines else section
-    return lines
+    return [clip(line, sys.maxsize, "") for line in lines]
 
 
 def _head(report: Report, style: Style) -> list[Line]:
@@ -106,7 +107,8 @@ def _verdict(report: Report, style: Style) -> list[Line]:
     sandbox = report["sandbox"]
     if report.ready:
         return [(("a bare @pytest.mark.isolate works", ("bold", "green")),)]
-    lines: list[Line] = [(("no test can be isolated: a bare @pytest.mark.isolate fails", ("bold", "red")),)]
+    text = "no test can be isolated: a bare @pytest.mark.isolate fails"
+    lines: list[Line] = [((piece, ("bold", "red")),) for piece in wrap(text, style.width)]
     if sandbox.remedy:
         lines.append(_remedy(sandbox.remedy, style))
     return lines
