@@ -127,7 +127,8 @@ _SPECIAL: Final = {
     "keep the project in the Linux file system, not below /mnt/c",
     "wsl1": "there is no Linux kernel under it, so no namespaces: wsl --set-version DISTRIBUTION 2",
     "github-actions": "ubuntu-24.04 and later forbid unprivileged user namespaces until a step says "
-    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; caps: sudo systemd-run --scope -p Delegate=yes --uid=$(id -u) pytest …",
+    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; caps: sudo loginctl enable-linger $USER, then "
+    "XDG_RUNTIME_DIR=/run/user/$(id -u) systemd-run --user --scope -p Delegate=yes pytest …",
     "gitlab-ci": "jobs of the Docker executor are containers: what they may do is in the runner's config.toml, below [runners.docker]; "
     "jobs of the shell executor run on the machine itself",
 }
