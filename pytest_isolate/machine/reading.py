@@ -8,7 +8,6 @@ still carry a /.dockerenv.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -16,8 +15,9 @@ from typing import Final
 from pytest_isolate.kernel.mounts import Mount, mountinfo
 from pytest_isolate.kernel.syscalls import unshare
 from pytest_isolate.machine.facts import Machine
+from pytest_isolate.machine.subordinate import find_program, subordinate_range
 
-__all__ = ["container_of", "find_program", "places_of", "read_machine", "subordinate_range"]
+__all__ = ["container_of", "places_of", "read_machine"]
 
 _INITIAL: Final = {"uts": 0xEFFFFFFE, "pid": 0xEFFFFFFC, "user": 0xEFFFFFFD}
 """Inode numbers of the machine's own namespaces (include/linux/proc_ns.h)."""
@@ -137,27 +137,3 @@ def places_of(environment: Mapping[str, str], release: str) -> tuple[str, ...]:
     github = "github-actions" if environment.get("GITHUB_ACTIONS") == "true" else ""
     gitlab = "gitlab-ci" if environment.get("GITLAB_CI") == "true" else ""
     return tuple(filter(None, (wsl, github, gitlab)))
-
-
-def find_program(name: str) -> str:
-    """The path of a program, empty if there is none (shutil.which costs its import)."""
-    paths = (os.path.join(folder, name) for folder in (*os.get_exec_path(), "/usr/bin", "/usr/sbin"))
-    return next((path for path in paths if os.access(path, os.X_OK)), "")
-
-
-def subordinate_range(path: str, uid: int) -> tuple[int, int] | None:
-    """First id and count of the first range of subuid(5) or subgid(5) that belongs to `uid`, by name or number."""
-    try:
-        owner = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        owner = str(uid)
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, rest = line.strip().partition(":")
-                if name in (owner, str(uid)):
-                    first, _, count = rest.partition(":")
-                    return int(first), int(count)
-    except (OSError, ValueError):
-        return None
-    return None

@@ -1,5 +1,7 @@
 """What this machine can give, found by doing it in small: the doctor's examination.
 
+The modules, from one try to all of them:
+
     capability  `Capability` and `Report`: the result, JSON-able
     attempt     one try in a throw-away child process
     namespaces  user namespace and its siblings, /proc, mounts, overlay, pidfd

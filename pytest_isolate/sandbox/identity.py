@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pytest_isolate.kernel.capabilities import DOCKER_DEFAULT, capset, drop_bounding, set_no_new_privs
 from pytest_isolate.kernel.namespaces import CLONE_NEWNS, CLONE_NEWUSER, IdMap, own_map
 from pytest_isolate.kernel.syscalls import unshare
-from pytest_isolate.machine.reading import find_program, subordinate_range
+from pytest_isolate.machine.subordinate import find_program, subordinate_range
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.spec import Spec
 

@@ -107,9 +107,8 @@ def test_nothing_is_left_behind(caller: Caller) -> None:
     assert [path for path in Path("/sys/fs/cgroup").rglob("pytest-isolate-*-998.*") if is_stale(path.name)] == []
 
 
-def test_delegated_directory_that_is_not_there_is_named() -> None:
-    here = Caller("root", Path.cwd(), None) if os.geteuid() == 0 else Caller("user", Path.cwd(), None)
-    found = report(here.python(*DOCTOR, "--json", "--cgroup=no/such/directory", env={"XDG_CACHE_HOME": "/nowhere"}))
+def test_delegated_directory_that_is_not_there_is_named(caller: Caller) -> None:
+    found = report(caller.python(*DOCTOR, "--json", "--cgroup=no/such/directory", env=environment(caller)))
     memory = by_name(found["capabilities"])["cgroup-memory"]
     assert memory["state"] == "missing"
     assert "no/such/directory" in memory["why"]
@@ -118,7 +117,7 @@ def test_delegated_directory_that_is_not_there_is_named() -> None:
 
 
 def test_cgroup_that_cannot_be_meant_is_a_usage_error(caller: Caller) -> None:
-    done = caller.python(*DOCTOR, "--cgroup=../up")
+    done = caller.python(*DOCTOR, "--cgroup=../up", env=environment(caller))
     assert done.returncode == 2
     assert "accepted:" in done.stderr
 

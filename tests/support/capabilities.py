@@ -72,10 +72,11 @@ def _unprivileged_user() -> str:
 def _report(*, user: bool = False) -> Report:
     """The doctor's examination of this machine, for us or for the unprivileged user. Raises RuntimeError with what it printed."""
     command = ["-m", "pytest_isolate", "doctor", "--json"]
+    uncached = {"XDG_CACHE_HOME": os.devnull}
     if user and os.geteuid() == 0:
-        done = run_as_user([str(find_python()), *command])
+        done = run_as_user([str(find_python()), *command], env=uncached)
     else:
-        env = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        env = {**os.environ, "PYTHONPATH": str(_ROOT), **uncached}
         done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
     try:
         return Report.from_json(json.loads(done.stdout))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_isolate.machine.reading import container_of, places_of, read_machine, subordinate_range
+from pytest_isolate.machine.reading import container_of, places_of, read_machine
+from pytest_isolate.machine.subordinate import subordinate_range
 
 NOTHING = {"told": "", "containerenv": False, "dockerenv": False, "kubernetes": False, "cgroups": "0::/\n"}
 
