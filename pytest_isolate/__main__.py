@@ -88,12 +88,13 @@ def _doctor(options: argparse.Namespace) -> int:
     from pytest_isolate.report.doctor import painted, render_doctor
     from pytest_isolate.report.lines import Style
 
+    key = cache.key_of(options.cgroup)
     try:
         report = examine(options.cgroup)
     except SpecError as error:
         print(f"pytest-isolate: {error}", file=sys.stderr)
         return _USAGE_ERROR
-    cache.store(report, options.cgroup)
+    cache.store(report, key)
     if options.json:
         print(json.dumps(report.to_json(), indent=2))
     else:

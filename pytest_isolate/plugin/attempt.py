@@ -242,7 +242,7 @@ class Attempt:
     def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
         try:
-            return process.frame(self._deadline)
+            return process.frame(self._deadline, self._box.sampler)
         except ValueError:
             self._kill(process)
             fail_at(self.item, "something else than reports came from the test process")

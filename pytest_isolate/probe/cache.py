@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pytest_isolate.probe.capability import Report
 
-__all__ = ["cache_path", "known_refusal", "load", "store"]
+__all__ = ["cache_path", "key_of", "known_refusal", "load", "store"]
 
 _NAMESPACES: Final = ("user", "pid", "mnt", "net", "uts", "ipc", "cgroup")
 _LARGEST: Final = 1 << 20
@@ -30,14 +30,14 @@ def cache_path() -> str:
     return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "pytest-isolate", "doctor.json")
 
 
-def store(report: Report, delegated: str | None = None) -> None:
+def store(report: Report, key: dict[str, Any]) -> None:
     """Keep `report`, replacing another one whole.
 
     Args:
-        delegated: the cgroup directory that it was made with.
+        key: `key_of` before the examination, which may move the process to another cgroup.
     """
     path = cache_path()
-    data = json.dumps({"key": _key(delegated), "report": report.to_json()})
+    data = json.dumps({"key": key, "report": report.to_json()})
     with suppress(OSError):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         fd, half = tempfile.mkstemp(dir=os.path.dirname(path), prefix="doctor-")
@@ -69,7 +69,7 @@ def _report(data: dict[str, Any], delegated: str | None) -> Report | None:
     from pytest_isolate.probe.capability import Report
 
     try:
-        return Report.from_json(data["report"]) if data["key"] == _key(delegated) else None
+        return Report.from_json(data["report"]) if data["key"] == key_of(delegated) else None
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -91,8 +91,12 @@ def _read() -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _key(delegated: str | None) -> dict[str, Any]:
-    """Everything that a report depends on, as JSON gives it back."""
+def key_of(delegated: str | None = None) -> dict[str, Any]:
+    """Everything that a report depends on, as JSON gives it back.
+
+    Args:
+        delegated: ``--isolate-cgroup``.
+    """
     from pytest_isolate import __version__
     from pytest_isolate.machine.reading import read_machine
 

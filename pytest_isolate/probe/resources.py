@@ -13,6 +13,7 @@ from pytest_isolate.machine.facts import Machine
 from pytest_isolate.machine.remedies import cgroup_remedy
 from pytest_isolate.probe.attempt import attempt
 from pytest_isolate.probe.capability import Capability
+from pytest_isolate.sandbox.delegation import obtain
 from pytest_isolate.sandbox.identity import enter_run_namespace
 
 __all__ = ["CONTROLLERS", "probe_cgroups", "probe_kernel_log", "probe_subordinate_ids"]
@@ -53,7 +54,8 @@ def probe_cgroups(machine: Machine, delegated: str | None) -> Iterator[Capabilit
 
 
 def _cgroups(delegated: str | None) -> dict[str, Any]:
-    hierarchy = detect(delegated)
+    # As in a run: where systemd hands out cgroups, this child moves to a scope of its own, which ends with it.
+    hierarchy = detect(delegated, refused=obtain((), delegated).refused)
     hierarchy.create_run(run_name(os.getpid(), _NUMBER))
     try:
         lacking = dict(hierarchy.lacking)
@@ -65,6 +67,7 @@ def _cgroups(delegated: str | None) -> dict[str, Any]:
         }
     finally:
         hierarchy.remove_run()
+        hierarchy.leave()
 
 
 def probe_kernel_log() -> Capability:

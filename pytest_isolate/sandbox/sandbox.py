@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pytest_isolate.kernel.cgroup import Group, count_tasks, oom_victims, read_events, read_usage
+from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
 from pytest_isolate.model.errors import SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
@@ -82,6 +82,7 @@ class Sandbox:
         self._own_pool: Pool | None = None
         self._pool = pool
         self._placement: Placement | None = None
+        self._sampled_peak: int | None = None
 
     @classmethod
     def placed(cls, spec: Spec, pool: Pool, placement: Placement) -> Sandbox:
@@ -175,7 +176,7 @@ class Sandbox:
             SetupError: the sandbox could not be joined.
             OSError: the program could not be executed.
         """
-        return spawn(self.fork, args, (stdin, stdout, stderr), cwd, foreground=foreground)
+        return spawn(self.fork, args, (stdin, stdout, stderr), cwd, foreground=foreground, tick=self.sampler)
 
     def run(
         self,
@@ -210,9 +211,25 @@ class Sandbox:
     def usage(self) -> Usage:
         """What it has consumed so far, as its cgroups and its writable layer tell."""
         usage = read_usage(self._place.group) if self._place.group is not None else Usage()
+        if self.sampler is not None:
+            self._sample()
+            usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
+
+    @property
+    def sampler(self) -> Callable[[], None] | None:
+        """What whoever waits for the sandbox is to call every few milliseconds, so that `usage` knows the peak of
+        memory; None where the kernel keeps it."""
+        group = self._place.group
+        return self._sample if group is not None and group.peak_sampled else None
+
+    def _sample(self) -> None:
+        group = self._place.group
+        now = memory_now(group) if group is not None else None
+        if now is not None:
+            self._sampled_peak = max(now, self._sampled_peak or 0)
 
     def events(self, known: Collection[int] = (), *, network: bool = True) -> Events:
         """What ran into a limit so far.

@@ -21,12 +21,12 @@ from typing import Final
 
 import pytest
 
-from pytest_isolate.kernel.cgroup import IoCap
+from pytest_isolate.kernel.cgroup import IoCap, detect
 from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.probe.capability import Report
 from tests.support.unprivileged import USER_ID, find_python, run_as_user
 
-__all__ = ["pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
+__all__ = ["on_layout", "pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
 
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -38,6 +38,15 @@ def requires(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.requires(*names)
 
 
+def on_layout(*names: str) -> pytest.MarkDecorator:
+    """Marker of a test of what only such machines have: ``v1``, ``hybrid``, ``v2``.
+
+    Elsewhere it is skipped, whatever ISOLATE_REQUIRE says: no machine has all of them. CI has the machine that it runs on and
+    virtual ones (`tox -e vm`).
+    """
+    return pytest.mark.on_layout(*names)
+
+
 @cache
 def why_missing(name: str) -> str:
     """What the machine answered to the probe of `name`; empty where the capability is there."""
@@ -45,11 +54,15 @@ def why_missing(name: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "on_layout(*names): only where cgroups are laid out so (tests/support/capabilities.py)")
     config.addinivalue_line("markers", "requires(*names): skip where a capability is missing (tests/support/capabilities.py)")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("on_layout"):
+        if (layout := detect().layout) not in mark.args:
+            pytest.skip(f"cgroup layout {layout}, and this is about {' and '.join(mark.args)}")
     demanded = os.environ.get("ISOLATE_REQUIRE", "").split(",")
     for name in dict.fromkeys(name for mark in item.iter_markers("requires") for name in mark.args):
         if why := why_missing(name):

@@ -101,7 +101,7 @@ def test_colour_is_only_where_it_is_wanted() -> None:
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache.store(REFUSED)
+    cache.store(REFUSED, cache.key_of())
     return tmp_path / "pytest-isolate" / "doctor.json"
 
 
@@ -110,7 +110,7 @@ def test_cache_gives_what_was_kept(kept: Path) -> None:
     assert cache.load() == replace(REFUSED, machine=json.loads(json.dumps(REFUSED.machine)))
     assert cache.known_refusal() is not None
     assert [path.name for path in kept.parent.iterdir()] == ["doctor.json"]
-    cache.store(REPORT)
+    cache.store(REPORT, cache.key_of())
     assert cache.load() is not None
     assert cache.known_refusal() is None
 
@@ -158,7 +158,7 @@ def test_cache_behind_a_link_is_not_read(kept: Path) -> None:
 def test_no_cache_where_none_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    cache.store(REPORT)
+    cache.store(REPORT, cache.key_of())
     assert cache.load() is None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
