@@ -35,6 +35,7 @@ __all__ = [
     "attach",
     "bind",
     "escape_overlay",
+    "fits_page",
     "mount",
     "mount_setattr",
     "mountinfo",
@@ -93,10 +94,16 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         OSError: naming `target`; E2BIG where `data` doesn't fit the page that the kernel copies, which
             mount(2) itself would cut off silently.
     """
+    encoded = fits_page(data, target)
+    check(_mount(os.fsencode(source), os.fsencode(target), fstype.encode() or None, flags, encoded or None), target)
+
+
+def fits_page(data: str, target: str) -> bytes:
+    """`data` as mount(2) takes it. Raises OSError, E2BIG naming `target`."""
     encoded = os.fsencode(data)
     if len(encoded) >= _PAGE:
         raise OSError(errno.E2BIG, f"mount options of {len(encoded)} bytes don't fit a page of {_PAGE}", target)
-    check(_mount(os.fsencode(source), os.fsencode(target), fstype.encode() or None, flags, encoded or None), target)
+    return encoded
 
 
 def umount2(target: str, flags: int = 0) -> None:

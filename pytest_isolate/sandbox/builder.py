@@ -35,6 +35,7 @@ from pytest_isolate.sandbox.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
+from pytest_isolate.sandbox.init_script import InitScripts
 from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
@@ -83,7 +84,8 @@ class Builder:
         )
         self._hello(identity, root)
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        return Construction(root, identity, namespace, open_program(), os.pidfd_open(os.getpid()))
+        program, own = open_program(), os.pidfd_open(os.getpid())
+        return Construction(root, identity, namespace, program, own, InitScripts(self._workspace.path, program, own))
 
     def _hello(self, identity: Identity, root: HostRoot) -> None:
         hierarchy = self._hierarchy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
 from pytest_isolate.model.errors import SandboxGone, SetupError
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from pytest_isolate.sandbox.pool import Pool
 
 __all__ = ["Events", "Placement", "Sandbox"]
+
+
+_FORK_HINTS: Final = {
+    errno.EAGAIN: "a limit on processes is reached: raise ulimit -u, or pids.max of the cgroup that pytest runs in",
+    errno.ENOMEM: "there is no memory for another copy of the pytest process: run fewer workers, or see vm.overcommit_memory",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,8 @@ class Sandbox:
         except OSError as error:
             if not self.alive():
                 raise SandboxGone("the sandbox ended before it was entered: its builder was killed") from None
-            raise SetupError.from_os_error("fork into the sandbox", error) from None
+            hint = _FORK_HINTS.get(error.errno or 0, "")
+            raise SetupError.from_os_error("fork into the sandbox", error, hint=hint) from None
 
     def popen(
         self,

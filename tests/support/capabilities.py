@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Final
 import pytest
 
 from pytest_isolate.kernel.cgroup import IoCap, detect
+from pytest_isolate.kernel.mounts import mountinfo
 from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.probe.capability import Report
 from tests.support.unprivileged import USER_ID, find_python, run_as_user
@@ -169,6 +171,9 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "qemu-aarch64": _emulator,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
+    "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",
+    "two-cpus": lambda: "" if len(os.sched_getaffinity(0)) > 1 else "there is one CPU to run on",
+    "x86-64": lambda: "" if platform.machine() == "x86_64" else f"this is {platform.machine()}",
 }
 
 if __name__ == "__main__":
