@@ -55,9 +55,8 @@ def _cause(error: SetupError, machine: Callable[[], Machine]) -> tuple[str, Caus
         if number == errno.EINVAL:  # the options, or what lies below, as often as the machine
             return None
         return "overlay", overlay(machine(), number)
-    if step in ("clone init", "write id map"):
-        call = "clone(CLONE_NEWUSER)" if step == "clone init" else "write uid_map"
-        return "userns", user_namespace(machine(), number, call)
+    if step == "clone init":
+        return "userns", user_namespace(machine(), number, "clone(CLONE_NEWUSER)")
     if step == "unshare mount namespace":
         return "mounts", namespace(machine(), "mnt", number)
     if step in ("join the sandbox", "fork into the sandbox"):

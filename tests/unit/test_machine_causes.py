@@ -137,6 +137,11 @@ def test_errors_that_the_machine_has_no_part_in_stay_as_they_are(error: IsolateE
     assert explained(error, never) is error
 
 
+def test_id_that_cannot_be_mapped_is_not_blamed_on_a_policy() -> None:
+    error = SetupError("write id map", "/proc/7/uid_map", errno.EPERM, "give another id")
+    assert explained(error, lambda: UBUNTU) is error
+
+
 def test_refusal_without_a_known_cause_stays_as_it_is() -> None:
     error = SetupError("mount tmpfs", "/x", errno.EPERM, "hint")
     assert explained(error, Machine) is error
