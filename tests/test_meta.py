@@ -22,10 +22,12 @@ LAYERS: Final = {
     "model": set(),
     "kernel": {"model"},
     "network": {"kernel", "model"},
-    "rootfs": {"kernel", "model"},
-    "sandbox": {"rootfs", "network", "kernel", "model"},
-    "report": {"rootfs", "network", "kernel", "model"},
-    "plugin": {"report", "sandbox", "rootfs", "network", "kernel", "model"},
+    "machine": {"kernel", "model"},
+    "rootfs": {"machine", "kernel", "model"},
+    "sandbox": {"rootfs", "network", "machine", "kernel", "model"},
+    "probe": {"sandbox", "rootfs", "network", "machine", "kernel", "model"},
+    "report": {"probe", "rootfs", "network", "machine", "kernel", "model"},
+    "plugin": {"report", "probe", "sandbox", "rootfs", "network", "machine", "kernel", "model"},
 }
 """What each package may import, besides itself."""
 

@@ -128,8 +128,7 @@ class Builder:
         except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
-            known = error if isinstance(error, IsolateError) else SetupError.from_os_error("build", error)
-            self._channel.send({"n": number, "error": known.to_json()})
+            self._channel.send({"n": number, "error": _known(error, "build").to_json()})
             return
         self._live[number] = (built, group)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
@@ -182,6 +181,13 @@ def _step(name: str, function: Any, *args: Any) -> None:
         raise SetupError.from_os_error(name, error) from None
 
 
+def _known(error: IsolateError | OSError, step: str) -> IsolateError:
+    """`error` with its cause on this machine, which is looked for only now that something failed."""
+    from pytest_isolate.machine.explain import explained
+
+    return explained(error if isinstance(error, IsolateError) else SetupError.from_os_error(step, error))
+
+
 def _kill(built: Built) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
@@ -210,9 +216,8 @@ def main(argv: list[str]) -> None:
     try:
         builder = Builder(channel, parent, first[0])
     except (IsolateError, OSError) as error:
-        known = error if isinstance(error, IsolateError) else SetupError.from_os_error("start the builder", error)
         with suppress(OSError):
-            channel.send({"error": known.to_json()})
+            channel.send({"error": _known(error, "start the builder").to_json()})
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Collections would only touch, and so copy, what every init shares with its parent until exec.
