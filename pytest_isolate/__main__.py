@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, NoReturn
@@ -131,12 +131,13 @@ def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
     try:
         with Sandbox(spec, pool=pool) as box:
             started = time.monotonic()
-            try:
-                process = box.popen(command, foreground=True)
-            except OSError as error:
-                print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
-                return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-            with _forwarding(process):
+            with _forwarding() as forward_to:
+                try:
+                    process = box.popen(command, foreground=True)
+                except OSError as error:
+                    print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
+                    return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+                forward_to(process)
                 status = _wait(box, process, spec.timeout)
             left = box.processes()
             usage = replace(box.usage(), wall_seconds=time.monotonic() - started, leaked_processes=len(left))
@@ -163,14 +164,29 @@ def _wait(box: Sandbox, process: Process, timeout: float | None) -> int:
 
 
 @contextmanager
-def _forwarding(process: Process) -> Iterator[None]:
-    """Signals meant for the command reach it; the terminal comes back afterwards."""
+def _forwarding() -> Iterator[Callable[[Process], None]]:
+    """Signals meant for the command reach it, also those that come while it is being started; the terminal comes back afterwards.
+
+    Yields what is to be told of the command's process.
+    """
+    started: list[Process] = []
+    early: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
+
+    def forward_to(process: Process) -> None:
+        started.append(process)
+        for number in early:
+            process.send_signal(number)
+
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    former: dict[int, Any] = {
-        number: signal.signal(number, lambda received, _frame: process.send_signal(received)) for number in numbers
-    }
+    former: dict[int, Any] = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield
+        yield forward_to
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
