@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.callers import Caller, caller
-from tests.support.capabilities import requires
+from tests.support.capabilities import on_layout, requires
 from tests.support.unprivileged import user_directory
 
 __all__ = ["caller"]
@@ -18,16 +18,16 @@ def test_cpu_cap_of_20_percent_gives_a_busy_process_a_fifth(caller: Caller) -> N
 with box(cpu=0.2) as opened:
     done = opened.run([PYTHON, "-c", """
 import time
-start = time.monotonic()
+start, used = time.monotonic(), time.process_time()
 while time.monotonic() - start < 2: pass
-print(time.process_time() / (time.monotonic() - start))
+print((time.process_time() - used) / (time.monotonic() - start))
 """])
     tell([float(done.stdout), opened.usage().to_json()])
 '''
     )
     assert 0.1 < share < 0.27
     assert usage["cpu_throttled_seconds"] > 0.5
-    assert 0.2 < usage["cpu_seconds"] < 0.7
+    assert usage["cpu_seconds"] > 0.2
     assert usage["cpu_user_seconds"] + usage["cpu_system_seconds"] == pytest.approx(usage["cpu_seconds"], abs=0.1)
 
 
@@ -121,6 +121,7 @@ print(time.monotonic() - start)
     assert usage["io_write_bytes"] >= 8 << 20
 
 
+@on_layout("v1", "hybrid")  # on v2 the user's own systemd gives one
 @requires("unprivileged-user", "userns")
 def test_caps_without_delegation_are_a_missing_capability_and_figures_are_absent() -> None:
     """An unprivileged user on cgroup v1 without a delegated directory."""

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_isolate.kernel.cgroup import Caps, Hierarchy, clean_up, detect, run_name, sweep_stale
 from pytest_isolate.sandbox.delegation import obtain
-from tests.support.capabilities import requires
+from tests.support.capabilities import on_layout, requires
 from tests.support.cgroups import directories_of, ended, own_hierarchy, start_inside
 
 pytestmark = requires("root", "cgroup-pids")
@@ -147,6 +147,7 @@ def test_directories_of_a_killed_builder_are_cleaned_up_by_the_survivor() -> Non
     assert directories_of(builder.pid) == []
 
 
+@on_layout("v1", "hybrid")  # v2 kills what is inside: the next test
 def test_clean_up_waits_for_dying_processes_no_longer_than_asked(hierarchy: Hierarchy) -> None:
     group = hierarchy.create("box", Caps())
     reading, writing = os.pipe()
@@ -160,6 +161,18 @@ def test_clean_up_waits_for_dying_processes_no_longer_than_asked(hierarchy: Hier
     assert clean_up(hierarchy.run_directories) == []
     os.close(reading)
     os.close(writing)
+
+
+@on_layout("v2")
+def test_clean_up_ends_what_is_inside(hierarchy: Hierarchy) -> None:
+    group = hierarchy.create("box", Caps())
+    if not os.path.exists(f"{group.v2}/cgroup.kill"):
+        pytest.skip("cgroup.kill is there since Linux 5.14")
+    child = start_inside(group, lambda: signal.pause())
+    time.sleep(0.5)
+    assert clean_up(hierarchy.run_directories) == list(hierarchy.run_directories)  # its zombie is ours to wait for
+    assert ended(*child).signal == signal.SIGKILL
+    assert clean_up(hierarchy.run_directories) == []
 
 
 @pytest.fixture

@@ -176,6 +176,11 @@ def start_user_manager() -> None:
         return
     if not Path("/run/systemd/system").is_dir():
         raise LookupError("systemd doesn't run here, and nobody else hands a cgroup of v2 to the user")
+    # What it hands down otherwise lacks io. Below /run, it is gone with the next boot.
+    settings = Path(f"/run/systemd/system/user@{USER_ID}.service.d")
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "delegate.conf").write_text("[Service]\nDelegate=cpu cpuset io memory pids\n")
+    subprocess.run(["systemctl", "daemon-reload"], check=True, capture_output=True)
     subprocess.run(["loginctl", "enable-linger", USER_NAME], check=True, capture_output=True)
     deadline = time.monotonic() + 60
     while not Path(_runtime_directory(), "bus").exists():
