@@ -33,6 +33,7 @@ class Started:
 
 def started(user: str, command: Sequence[str], env: Mapping[str, str] = MappingProxyType({}), cwd: str | None = None) -> Started:
     """How `command` is run by one of `USERS`, in its checkout unless `cwd` is given."""
+    # systemd-run looks for commands on its own PATH, env on ours.
     unit = f"vm-{uuid.uuid4().hex[:12]}"
     whole = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": _HOMES[user], "TERM": "dumb", **env}
     options = [f"--unit={unit}", "--quiet", "--pipe", "--wait", "--collect", f"--working-directory={cwd or _PROJECTS[user]}"]
@@ -45,6 +46,6 @@ def started(user: str, command: Sequence[str], env: Mapping[str, str] = MappingP
     elif user == "login":
         options += ["--property=User=tester", "--property=PAMName=login"]
     return Started(
-        [*prefix, "systemd-run", *manager, *options, *settings, "--", *command],
+        [*prefix, "systemd-run", *manager, *options, *settings, "--", "/usr/bin/env", *command],
         [*prefix, "systemctl", *manager, "kill", "--signal=KILL", f"{unit}.service"],
     )
