@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.capabilities import requires
 from tests.support.pytest_process import run_pytest
-from tests.support.unprivileged import delegated_cgroup, pytest_as_user, user_directory
+from tests.support.unprivileged import cgroup_options, delegated_cgroup, pytest_as_user, user_directory
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 FAILURES: Final = {
@@ -56,7 +56,7 @@ def test_examples_pass_and_leave_their_directory_as_it_was(copy: Path):
 def test_examples_pass_for_an_unprivileged_user_with_a_delegated_cgroup():
     files = {str(path.relative_to(EXAMPLES)): path.read_text() for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".md")}
     with user_directory({**files, "pytest.ini": "[pytest]\nfilterwarnings = error\n"}) as directory, delegated_cgroup() as group:
-        done = pytest_as_user("-p", "no:cacheprovider", f"--isolate-cgroup={group}", cwd=directory)
+        done = pytest_as_user("-p", "no:cacheprovider", *cgroup_options(group), cwd=directory)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

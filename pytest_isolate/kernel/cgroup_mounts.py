@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["V1_NAMES", "CgroupMount", "Place", "cgroup_mounts", "delegation_hint", "layout", "own_cgroups", "place_of"]
+__all__ = ["V1_NAMES", "CgroupMount", "Place", "beneath", "cgroup_mounts", "delegation_hint", "layout", "own_cgroups", "place_of"]
 
 V1_NAMES: Final = ("memory", "pids", "blkio", "cpuacct", "cpu")
 """The v1 controllers in use, in the order in which they are joined: `cpu` last, so that its quota slows no join."""
@@ -78,21 +78,19 @@ def layout(mounts: list[CgroupMount], own: dict[str, str]) -> str:
 
 
 def place_of(controller: str, mounts: list[CgroupMount], own: dict[str, str], delegated: str | None) -> Place:
-    """Where the run's subtree of a v1 `controller` goes.
+    """Where the run's subtree of a `controller` goes that is on v1 (it is in `own`).
 
     Args:
         delegated: path relative to the mount point, in place of the caller's own cgroup.
     """
     candidates = [mount for mount in mounts if controller in mount.controllers]
-    if controller not in own:
-        return Place("", why=_absent(controller, mounts), hint=_ABSENT_HINT)
     if not candidates:
         why = f"the v1 {controller} controller is enabled but its hierarchy isn't mounted here"
         return Place("", why=why, hint=f"mount -t cgroup -o {controller} cgroup /sys/fs/cgroup/{controller}")
     if delegated is not None:
         return _delegated(candidates, delegated)
     for mount in candidates:
-        if directory := _beneath(mount, own[controller]):
+        if directory := beneath(mount, own[controller]):
             return Place(directory)
     mount = candidates[0]
     why = f"{mount.point} shows {mount.root} of the {controller} hierarchy, and this process is in {own[controller]}, outside it"
@@ -117,7 +115,7 @@ def delegation_hint(mounts: list[CgroupMount], own: dict[str, str], path: str) -
     return f"as root: install -d -o {os.geteuid()} {directories}; then pytest --isolate-cgroup={path}"
 
 
-def _beneath(mount: CgroupMount, path: str) -> str:
+def beneath(mount: CgroupMount, path: str) -> str:
     """The directory of cgroup `path` under `mount`; empty if the mount doesn't show it.
 
     A root or path with ``..`` lies above the reader's cgroup namespace: then names are missing in between.
@@ -126,12 +124,3 @@ def _beneath(mount: CgroupMount, path: str) -> str:
     if ".." in path.split("/") or ".." in root.split("/") or not f"{path}/".startswith(f"{root}/"):
         return ""
     return os.path.normpath(f"{mount.point}/{path[len(root) :]}")
-
-
-_ABSENT_HINT: Final = "run where the controller is on cgroup v1, or leave the cap out"
-
-
-def _absent(controller: str, mounts: list[CgroupMount]) -> str:
-    v2 = next((mount.point for mount in mounts if mount.version == 2), "")
-    where = f"{v2} is cgroup v2, which pytest-isolate can't use yet" if v2 else "no cgroup tree is mounted"
-    return f"no v1 hierarchy has the {controller} controller; {where}"

@@ -15,7 +15,10 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
+
+from pytest_isolate.kernel.cgroup_files import write
 
 __all__ = ["clean_up", "is_stale", "remove_tree", "run_name", "sweep_stale"]
 
@@ -92,6 +95,9 @@ def clean_up(directories: Iterable[str], timeout: float = 2.0) -> list[str]:
     """
     deadline = time.monotonic() + timeout
     left = list(directories)
+    for directory in left:
+        with suppress(OSError):  # v2 since Linux 5.14: also what has joined the group and no namespace yet
+            write(f"{directory}/cgroup.kill", "1")
     while left := [directory for directory in left if not _removed(directory)]:
         if time.monotonic() > deadline:
             break

@@ -95,30 +95,39 @@ class Group:
         name: the box's name, the same in every hierarchy.
         run: the name of the run's subtree, which is the directories' parent.
         v1: (controller as the kernel spells it, directory); co-mounted controllers share one directory.
-        io_counted: whether the kernel counts this group's block I/O (see `cgroup_v1.activate_io_counters`).
+        io_counted: whether the v1 kernel counts this group's block I/O (see `cgroup_v1.activate_io_counters`).
+        v2: its directory in the v2 tree; empty where none of its controllers is there.
     """
 
     name: str
     run: str = ""
     v1: tuple[tuple[str, str], ...] = ()
     io_counted: bool = False
+    v2: str = ""
 
     def file(self, controller: str, name: str) -> str | None:
         """Path of a v1 controller's file; None where the group has no directory there."""
         directory = dict(self.v1).get(controller)
         return directory and f"{directory}/{name}"
 
-    def directories(self) -> tuple[str, ...]:
+    def v2_file(self, name: str) -> str | None:
+        """Path of a file in the v2 tree; None where the group has no directory there."""
+        return f"{self.v2}/{name}" if self.v2 else None
+
+    def v1_directories(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(path for _controller, path in self.v1))
+
+    def directories(self) -> tuple[str, ...]:
+        return (*self.v1_directories(), *filter(None, (self.v2,)))
 
     def to_json(self) -> dict[str, Any]:
         v1 = [list(pair) for pair in self.v1]
-        return {"name": self.name, "run": self.run, "v1": v1, "io_counted": self.io_counted}
+        return {"name": self.name, "run": self.run, "v1": v1, "io_counted": self.io_counted, "v2": self.v2}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Group:
         v1 = tuple((controller, path) for controller, path in data["v1"])
-        return cls(data["name"], data["run"], v1, data["io_counted"])
+        return cls(data["name"], data["run"], v1, data["io_counted"], data["v2"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,11 @@ class Hierarchy(Protocol):
         ...
 
     @property
+    def unified(self) -> bool:
+        """Whether groups have a directory in the v2 tree; known after `create_run`."""
+        ...
+
+    @property
     def bases(self) -> tuple[str, ...]:
         """The directories that runs make their subtrees in: what `cgroup.sweep_stale` looks through."""
         ...
@@ -194,4 +208,16 @@ class Hierarchy(Protocol):
 
     def remove_run(self) -> bool:
         """Remove the run's subtree with all that is in it; False: busy for the moment."""
+        ...
+
+    def enter(self) -> None:
+        """Move the calling builder to where the sandboxes' cgroup namespaces are to begin, if it can come back."""
+        ...
+
+    def enter_back(self) -> None:
+        """Undo `enter`: before `remove_run`, which can't remove what the builder is in. Raises nothing."""
+        ...
+
+    def leave(self) -> None:
+        """After `remove_run`: undo whatever else was changed for this run. Raises nothing."""
         ...

@@ -12,16 +12,19 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from pytest_isolate.kernel.block import mounted_disks
+from pytest_isolate.kernel.cgroup_files import read, write
+from pytest_isolate.kernel.cgroup_files import refusal as refused_because
 from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place
 from pytest_isolate.kernel.cgroup_runs import remove_tree
 from pytest_isolate.kernel.cgroup_types import Caps, Group, IoCap
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.units import format_size
 
-__all__ = ["V1Hierarchy", "join"]
+__all__ = ["V1Hierarchy"]
 
 PERIOD_US: Final = 100_000
 
@@ -36,63 +39,48 @@ _CAP_FILE: Final = {
 }
 
 
-def write(path: str, text: str) -> None:
-    """One write(2) of `text` to an existing file. Raises OSError naming it."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-
-
-def read(path: str) -> str:
-    """The text of a cgroup file. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536).decode()
-    finally:
-        os.close(fd)
-
-
 class V1Hierarchy:
     """The v1 hierarchies that the caller can make directories in. Implements `cgroup_types.Hierarchy`.
 
     Args:
-        places: the caller's own or delegated directory by kernel controller name; see `cgroup_mounts.place_of`.
+        places: the caller's own or delegated directory by kernel controller name, of those that are on v1; see
+            `cgroup_mounts.place_of`.
         hand_over: the remedy where a directory can't be found or written: `cgroup_mounts.delegation_hint`.
     """
 
-    def __init__(self, layout: str, places: dict[str, Place], hand_over: str) -> None:
-        self.layout: Final = layout
+    def __init__(self, places: dict[str, Place], hand_over: str) -> None:
+        self._names: Final = {name: kernel_name for name, kernel_name in _KERNEL_NAME.items() if kernel_name in places}
         self._hand_over: Final = hand_over
         self._bases: dict[str, str] = {}
         self._why: dict[str, tuple[str, str]] = {}
         for name, place in places.items():
-            if refusal := (place.why, place.hint) if place.why else _refusal(place.directory):
+            if refusal := (place.why, place.hint) if place.why else refused_because(place.directory):
                 self._why[name] = refusal[0], refusal[1] or hand_over
             else:
                 self._bases[name] = place.directory
         self._run: dict[str, str] = {}
         self._io_counted = False
+        self._entered = False
 
     @property
     def controllers(self) -> frozenset[str]:
-        return frozenset(name for name, kernel_name in _KERNEL_NAME.items() if kernel_name not in self._why)
+        return frozenset(name for name, kernel_name in self._names.items() if kernel_name not in self._why)
 
     @property
     def lacking(self) -> dict[str, MissingCapability]:
         return {
             f"cgroup-{name}": MissingCapability(f"cgroup-{name}", [], *self._why[kernel_name])
-            for name, kernel_name in _KERNEL_NAME.items()
+            for name, kernel_name in self._names.items()
             if kernel_name in self._why
         }
 
     @property
     def run_directories(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._run.values()))
+
+    @property
+    def unified(self) -> bool:
+        return False
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -135,8 +123,8 @@ class V1Hierarchy:
 
     def missing(self, caps: Caps) -> MissingCapability | None:
         for name, keys in caps.needs().items():
-            if (kernel_name := _KERNEL_NAME[name]) in self._why:
-                return MissingCapability(f"cgroup-{name}", keys, *self._why[kernel_name])
+            if (kernel_name := self._names.get(name)) in self._why:
+                return MissingCapability(f"cgroup-{name}", keys, *self._why[str(kernel_name)])
         memory = self._run.get("memory", "")
         if caps.swap and memory and not os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"):
             why = f"{memory} has no memory.memsw.limit_in_bytes: the kernel doesn't account swap"
@@ -145,23 +133,29 @@ class V1Hierarchy:
         return None
 
     def remove(self, group: Group) -> bool:
-        return _remove(group.directories())
+        return _remove(group.v1_directories())
 
     def remove_run(self) -> bool:
         return _remove(self.run_directories)
 
+    def enter(self) -> None:
+        """Into the run's subtrees, which become the roots of the sandboxes' cgroup namespaces.
 
-def _refusal(directory: str) -> tuple[str, str] | None:
-    """Why no directory can be made in `directory`, and the remedy (empty: have one handed over); None if it can."""
-    try:
-        read_only = bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
-    except OSError as error:
-        return f"{directory}: {error.strerror}", "run pytest from a cgroup that its mounts show and that still exists"
-    if read_only:
-        return f"{directory} is mounted read-only", "in a container, make it writable: docker run --privileged, or a volume"
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return f"{directory} can't be written by user {os.geteuid()}", ""
-    return None
+        Only if the way back is open, as the builder must leave to remove them: a delegated directory may let it in but
+        not out again.
+        """
+        if all(os.access(f"{path}/tasks", os.W_OK) for path in self.bases):
+            with suppress(OSError):
+                _move_self(self.run_directories)
+                self._entered = True
+
+    def enter_back(self) -> None:
+        if self._entered:
+            with suppress(OSError):
+                _move_self(self.bases)
+
+    def leave(self) -> None:
+        """Nothing else was changed."""
 
 
 def _remove(directories: Iterable[str]) -> bool:
@@ -188,14 +182,16 @@ def activate_io_counters(blkio: str) -> bool:
 
 
 def _set_caps(directories: dict[str, str], caps: Caps) -> None:
-    if caps.cpu is not None:
+    """Those of `caps` whose controllers are on v1; a hybrid host may have the others on v2."""
+    if caps.cpu is not None and "cpu" in directories:
         _cap_cpu(directories["cpu"], caps.cpu)
-    if caps.memory is not None:
+    if caps.memory is not None and "memory" in directories:
         _cap_memory(directories["memory"], caps.memory, caps.swap or 0)
-    if caps.pids is not None:
+    if caps.pids is not None and "pids" in directories:
         write(f"{directories['pids']}/pids.max", str(caps.pids))
-    for cap in caps.io:
-        _cap_io(directories["blkio"], cap)
+    if "blkio" in directories:
+        for cap in caps.io:
+            _cap_io(directories["blkio"], cap)
 
 
 def _cap_cpu(directory: str, cpus: float) -> None:
@@ -241,30 +237,9 @@ def _cap_io(directory: str, cap: IoCap) -> None:
             write(f"{directory}/blkio.throttle.{name}_bps_device", f"{cap.major}:{cap.minor} {rate}")
 
 
-def join(group: Group) -> None:
-    """Move the calling thread, which must be its process's only one, into `group`.
-
-    Written is `0`, the writer itself, and to `tasks` rather than `cgroup.procs`: a thread that moves only itself
-    needs no write lock of cgroup_threadgroup_rwsem (kernel/cgroup/cgroup.c, cgroup_procs_write_start; Michal
-    Koutny, "cgroup: Optimize single thread migration", Linux 5.5), whose taking waits for an RCU grace period:
-    after 100 ms of quiet 0.24 ms here instead of 5.7 ms.
-
-    Raises:
-        SetupError: with the file, the errno and the remedy.
-    """
-    for directory in group.directories():
-        try:
-            write(f"{directory}/tasks", "0")
-        except OSError as error:
-            raise SetupError.from_os_error("join cgroup", error, hint=_JOIN_HINTS.get(error.errno or 0, "")) from None
-
-
-_JOIN_HINTS: Final = {
-    errno.ENOENT: "the sandbox was removed meanwhile; if something else cleans up cgroups here, exclude pytest-isolate-*",
-    errno.EACCES: "tasks must be writable by the user that runs pytest: hand over a directory (chown) and name it with "
-    "--isolate-cgroup=PATH",
-    errno.EINVAL: "a real-time process can't join a cgroup without real-time budget: run pytest under chrt --other 0",
-}
+def _move_self(directories: Iterable[str]) -> None:
+    for directory in directories:
+        write(f"{directory}/tasks", "0")
 
 
 def _create_hint(error: OSError, caps: Caps) -> str:

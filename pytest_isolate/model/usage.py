@@ -35,6 +35,8 @@ class Usage:
         setup_seconds: what the sandbox itself cost the run: waiting for it, fork, join and release.
         oom_kills: processes killed by the memory cap.
         leaked_processes: processes alive inside after the test process ended.
+        cpu_pressure_seconds, memory_pressure_seconds, io_pressure_seconds: time in which at least one task inside waited
+            for it (PSI, "some"; cgroup v2).
     """
 
     cpu_seconds: float | None = None
@@ -50,6 +52,9 @@ class Usage:
     setup_seconds: float | None = None
     oom_kills: int | None = None
     leaked_processes: int | None = None
+    cpu_pressure_seconds: float | None = None
+    memory_pressure_seconds: float | None = None
+    io_pressure_seconds: float | None = None
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""

@@ -20,6 +20,7 @@ from pytest_isolate.model.errors import MissingCapability, SandboxGone, SetupErr
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import Settings
+from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.sandbox.pool import Pool
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Supply:
     def start(self) -> None:
         """Start the builder."""
         self._pool.start()
+        if (scope := self._pool.delegation.scope) and not self._settings.isolate_all:  # else the header says it
+            add_note(self._config, f"pytest left its cgroup and moved to {scope}, so that sandboxes can have caps and figures")
 
     def expect(self, specs: Iterable[Spec]) -> None:
         self._pool.expect(specs)

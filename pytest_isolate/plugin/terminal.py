@@ -135,11 +135,14 @@ def _in_force(delegated: str | None) -> str:
     """What this process can give its sandboxes, from a handful of reads of /proc; the builder finds out by doing."""
     from pytest_isolate.kernel.cgroup import detect
     from pytest_isolate.kernel.namespaces import NAMES
+    from pytest_isolate.sandbox.delegation import own_scope
 
     parts = ["root" if may_mount() else "rootless", f"namespaces {','.join(NAMES)}"]
     hierarchy = detect(delegated)
     controllers = ",".join(name for name in ("cpu", "memory", "pids", "io") if name in hierarchy.controllers)
     parts.append(f"cgroup {hierarchy.layout}: {controllers}" if controllers else "no cgroups: no caps, few figures")
+    if scope := own_scope():
+        parts.append(f"pytest moved to {scope}")
     return "; ".join(parts)
 
 

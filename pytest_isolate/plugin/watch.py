@@ -23,8 +23,12 @@ __all__ = ["register"]
 def register(config: pytest.Config) -> None:
     """To be called once in `pytest_configure`, after the settings are in the stash."""
     settings = config.stash[settings_key]
-    if not settings.no_isolate and _runs_tests(config):
+    if settings.no_isolate:
+        return
+    if _runs_tests(config):
         config.pluginmanager.register(Watch(config), "isolate-watch")
+    elif settings.isolate_all and _starts_workers(config):
+        config.pluginmanager.register(Controller(settings.cgroup), "isolate-controller")
 
 
 def _runs_tests(config: pytest.Config) -> bool:
@@ -33,6 +37,27 @@ def _runs_tests(config: pytest.Config) -> bool:
     if option.collectonly or option.setupplan or option.isolate_plan:
         return False
     return hasattr(config, "workerinput") or getattr(option, "dist", "no") == "no"
+
+
+def _starts_workers(config: pytest.Config) -> bool:
+    option = config.option
+    return getattr(option, "dist", "no") != "no" and not (option.collectonly or option.setupplan or option.isolate_plan)
+
+
+class Controller:
+    """In xdist's controller: its workers are born in the cgroup that it is in, so it moves first.
+
+    Where only some tests are isolated, which the workers find out, each worker moves by itself.
+    """
+
+    def __init__(self, cgroup: str | None) -> None:
+        self._cgroup = cgroup
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        from pytest_isolate.sandbox.delegation import obtain
+
+        obtain((), self._cgroup)
 
 
 class Watch:

@@ -32,7 +32,7 @@ from pytest_isolate.kernel.mounts import (
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.devices import make_devices
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
-from pytest_isolate.rootfs.plan import EMPTY, NOTHING, REFUSED, ROOT, UPPER, Bind, EnterRoot, Overlay, Upper
+from pytest_isolate.rootfs.plan import EMPTY, GROUP, NOTHING, REFUSED, ROOT, UPPER, Bind, EnterRoot, Overlay, Upper
 from pytest_isolate.rootfs.survey import CGROUP_ROOT, depth
 
 __all__ = ["leave_workspace", "make_workspace", "mask", "probe"]
@@ -54,7 +54,7 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[s
         mount_setattr(captured, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, recursive=True)
         mount("tmpfs", workspace, "tmpfs", MS_NOSUID, "mode=755")
         os.chdir(workspace)
-        for name in (HOST, ROOT, UPPER, DEVICES, CGROUPS, EMPTY):
+        for name in (HOST, ROOT, UPPER, DEVICES, CGROUPS, EMPTY, GROUP):
             os.mkdir(name, 0o755)
         move_mount(captured, HOST)
     finally:

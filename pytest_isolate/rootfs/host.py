@@ -27,6 +27,7 @@ from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, T
 from pytest_isolate.rootfs.plan import (
     EMPTY,
     FIGURES,
+    GROUP,
     HINTS,
     NOTHING,
     REFUSED,
@@ -36,6 +37,7 @@ from pytest_isolate.rootfs.plan import (
     Directory,
     EnterRoot,
     FileSystem,
+    GroupDirectory,
     Hide,
     Operation,
     Overlay,
@@ -93,7 +95,9 @@ class HostRoot:
     kernel: tuple[Operation, ...]
 
     @classmethod
-    def prepare(cls, workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
+    def prepare(
+        cls, workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str], unified: bool = False
+    ) -> HostRoot:
         """Capture the host and make what all sandboxes share, on a tmpfs over `workspace`.
 
         The caller's mount namespace must be its own, and every mount in it private. Where the caller is root
@@ -104,18 +108,19 @@ class HostRoot:
             rootless: the caller has its capabilities in a user namespace only.
             places: host paths that every sandbox shares with the host read-write.
             trees: rootless: the directories that the user works in.
+            unified: each sandbox has a directory in the v2 tree, which `apply_outside` is told.
 
         Raises:
             SetupError: a step that no sandbox can do without failed.
         """
-        survey = _survey(workspace, rootless=rootless, places=places, trees=trees)
+        survey = _survey(workspace, rootless=rootless, places=places, trees=trees, unified=unified)
         try:
             return survey._make()
         except SetupError as error:
             leave_workspace(workspace)
             if rootless or error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
-        survey = _survey(workspace, rootless=True, places=places, trees=trees)
+        survey = _survey(workspace, rootless=True, places=places, trees=trees, unified=unified)
         try:
             return survey._make()
         except SetupError:
@@ -140,7 +145,12 @@ class HostRoot:
         return replace(self, trees=replace(trees, notes=(*trees.notes, *unmasked)), sockets=())
 
     def _cgroup_points(self) -> list[str]:
-        return [step.target for step in self.kernel if isinstance(step, FileSystem) and step.fstype.startswith("cgroup")]
+        return [
+            step.target
+            for step in self.kernel
+            if (isinstance(step, FileSystem) and step.fstype.startswith("cgroup"))
+            or (isinstance(step, Bind) and step.source == GROUP)
+        ]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,15 +183,20 @@ class HostRoot:
             return Plan((), (EnterRoot(HOST, readonly=True), *tree, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
-    def apply_outside(self, plan: Plan) -> None:
+    def apply_outside(self, plan: Plan, group: str = "") -> None:
         """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
+
+        Args:
+            group: the sandbox's directory in the v2 tree, empty if it has none.
 
         Raises:
             SetupError
         """
-        if plan.outside:
+        if plan.outside or group:
             _enter(self.workspace)
-            apply(plan.outside, ROOT)
+        if group:
+            GroupDirectory(group).apply(ROOT)
+        apply(plan.outside, ROOT)
 
     def apply_inside(self, plan: Plan) -> None:
         """In the sandbox's init, all its namespaces new; the working directory is ``/`` of the sandbox afterwards.
@@ -266,7 +281,7 @@ def _directory(path: str) -> Directory:
     return Directory(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
-def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str]) -> HostRoot:
+def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str], unified: bool = False) -> HostRoot:
     """A HostRoot from looking alone: every overlay is taken to work."""
     mounts = mountinfo()
     wanted = user_trees(mounts, trees) if rootless else _submount_trees(mounts)
@@ -276,17 +291,21 @@ def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Seq
         places=tuple(dict.fromkeys(_resolve("places", place) for place in places)),
         trees=wanted,
         sockets=tuple(path for path in host_sockets(mounts) if not _covered(path, OWN_TREES)),
-        kernel=tuple(_kernel_file_systems(hierarchies(mounts), rootless=rootless)),
+        kernel=tuple(_kernel_file_systems(hierarchies(mounts), rootless=rootless, unified=unified)),
     )
 
 
-def _kernel_file_systems(cgroups: Sequence[Hierarchy], *, rootless: bool) -> Iterator[Operation]:
+def _kernel_file_systems(cgroups: Sequence[Hierarchy], *, rootless: bool, unified: bool) -> Iterator[Operation]:
     """What belongs to the sandbox's own namespaces: mounted by it, while the host's /proc and /sys are in sight."""
     yield FileSystem("proc", "/proc")
     yield FileSystem("sysfs", "/sys", _QUIET | MS_RDONLY)
     if cgroups and cgroups[0].point != CGROUP_ROOT:
         yield Bind(CGROUPS, CGROUP_ROOT, readonly=True)
     for hierarchy in cgroups:
+        if unified and hierarchy.fstype == "cgroup2":
+            # A fresh mount would show what is init's, which isn't in the sandbox's group, as its root.
+            yield Bind(GROUP, hierarchy.point, readonly=True)
+            continue
         yield FileSystem(hierarchy.fstype, hierarchy.point, _QUIET | MS_RDONLY, hierarchy.options)
     yield FileSystem("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
     yield FileSystem("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108 - that is its name

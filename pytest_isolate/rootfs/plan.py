@@ -38,6 +38,7 @@ __all__ = [
     "Directory",
     "EnterRoot",
     "FileSystem",
+    "GroupDirectory",
     "Hide",
     "Operation",
     "Overlay",
@@ -55,9 +56,10 @@ FIGURES: Final = "figures"
 EMPTY: Final = "empty"
 NOTHING: Final = "nothing"
 REFUSED: Final = "refused"
+GROUP: Final = "group"
 """Names in the workspace: where the sandbox's root is built; the tmpfs of its writes, and the work directories in
 it, and an empty directory in it to ask statvfs(2) of; the empty directory and the empty file that hide; the file that everyone may write, so that connecting to it
-is refused for what it is (ECONNREFUSED) and not for its mode (EACCES).
+is refused for what it is (ECONNREFUSED) and not for its mode (EACCES); where the sandbox's own cgroup v2 directory is bound.
 """
 
 _KEEP_FLAGS: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -237,6 +239,23 @@ def _make_point(source: str, target: str) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDirectory(Operation):
+    """The sandbox's own directory of the v2 tree, read-only, at GROUP in the workspace: the one thing in which sandboxes of a plan differ."""
+
+    step: ClassVar[str] = "bind cgroup"
+    source: str
+    target: str = "/sys/fs/cgroup"
+
+    def describe(self) -> str:
+        return f"bind {self.source} ({self.target} of the sandbox, read-only)"
+
+    def execute(self, root: str) -> None:
+        del root  # beside it
+        mount(self.source, GROUP, "", MS_BIND)
+        mount("", GROUP, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _KEEP_FLAGS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
-from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, join, sweep_stale
+from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
 from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
@@ -50,7 +50,7 @@ class Builder:
     Args:
         channel: to pytest.
         parent: pidfd of pytest.
-        setup: the first message: run, tmp, cwd, cgroup, places, trees.
+        setup: the first message: run, tmp, cwd, cgroup, command, refused, places, trees.
     """
 
     def __init__(self, channel: Channel, parent: int, setup: dict[str, Any]) -> None:
@@ -63,11 +63,11 @@ class Builder:
         self._poll.register(channel, select.POLLIN)
         self._poll.register(parent, select.POLLIN)
         self._parent = parent
-        self._hierarchy: Hierarchy = detect(setup["cgroup"])
+        self._hierarchy: Hierarchy = detect(setup["cgroup"], setup["command"], setup["refused"])
         self._workspace = Workspace(setup["tmp"], setup["run"])
         try:
             self._hierarchy.create_run(setup["run"])
-            self._entered = _enter(self._hierarchy.run_directories, self._hierarchy.bases)
+            self._hierarchy.enter()
             self._construction = self._prepare(setup["places"], setup["trees"])
         except BaseException:
             self.end()
@@ -78,7 +78,9 @@ class Builder:
     def _prepare(self, places: list[str], trees: list[str]) -> Construction:
         identity = enter_run_namespace()
         _step("make mounts private", mount, "none", "/", "", MS_REC | MS_PRIVATE)
-        root = HostRoot.prepare(self._workspace.path, rootless=identity.rootless, places=places, trees=trees)
+        root = HostRoot.prepare(
+            self._workspace.path, rootless=identity.rootless, places=places, trees=trees, unified=self._hierarchy.unified
+        )
         self._hello(identity, root)
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         return Construction(root, identity, namespace, open_program(), os.pidfd_open(os.getpid()))
@@ -120,7 +122,7 @@ class Builder:
         try:
             spec, caps, plan = self._planned(described)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construction.build(spec, plan)
+            built = self._construction.build(spec, plan, group.v2)
         except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
@@ -162,27 +164,13 @@ class Builder:
         """Kill every init, remove cgroups and workspace; gives up on what stays busy for five seconds."""
         for number in list(self._live):
             self._release(number)
-        if getattr(self, "_entered", False):
-            _enter(self._hierarchy.bases, ())
+        self._hierarchy.enter_back()
         deadline = time.monotonic() + _LAST_REMOVALS
         with suppress(OSError):
             while not self._hierarchy.remove_run() and time.monotonic() < deadline:
                 time.sleep(_REMOVAL_PAUSE / 4)
+        self._hierarchy.leave()
         self._workspace.remove()
-
-
-def _enter(directories: tuple[str, ...], way_back: tuple[str, ...]) -> bool:
-    """Move the builder into cgroup `directories`, which become the root of the sandboxes' cgroup namespaces.
-
-    Only if it can return, as it must to remove them: a delegated directory may let it in but not out again.
-    """
-    if not all(os.access(f"{path}/tasks", os.W_OK) for path in way_back):
-        return False
-    try:
-        join(Group("", "", tuple(("", path) for path in directories)))
-    except SetupError:
-        return False
-    return True
 
 
 def _step(name: str, function: Any, *args: Any) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pytest_isolate.kernel.cgroup_runs import run_name
 from pytest_isolate.model.errors import SandboxGone, error_from_json
 from pytest_isolate.sandbox.channel import pair
+from pytest_isolate.sandbox.command import own_command
 
 if TYPE_CHECKING:
     from pytest_isolate.model.spec import Spec
@@ -98,10 +99,14 @@ class BuilderProcess:
             start_new_session=True,
         )
 
-    def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str]) -> None:
-        """Tell it what all sandboxes share, once: see `Builder`."""
+    def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str], refused: str = "") -> None:
+        """Tell it what all sandboxes share, once: see `Builder`.
+
+        Args:
+            refused: why there is no cgroup to work in, as far as that is known already.
+        """
         self.is_set_up = True
-        about = {"run": self._run, "tmp": self._tmp, "cgroup": self._delegated}
+        about = {"run": self._run, "tmp": self._tmp, "cgroup": self._delegated, "command": own_command(), "refused": refused}
         self._send({"op": "setup", **about, "cwd": cwd, "places": list(places), "trees": list(trees)})
 
     @property
@@ -157,7 +162,7 @@ class BuilderProcess:
         self._waiting.discard(answer["pidfd"])
         self._handed_out.add(answer["pidfd"])
         described = Group.from_json(answer["group"])
-        group = described if described.v1 else None
+        group = described if described.directories() else None
         entrance = Entrance(
             spec=spec,
             builder=self,
@@ -228,10 +233,11 @@ class BuilderProcess:
             self._clean_up()
 
     def _clean_up(self) -> None:
-        from pytest_isolate.kernel.cgroup import clean_up
+        from pytest_isolate.kernel.cgroup import clean_up, detect
         from pytest_isolate.sandbox.workspace import remove_workspace
 
         clean_up(self._cgroup_directories())
+        detect(self._delegated).leave()
         remove_workspace(os.path.join(self._tmp, self._run))
 
     def _cgroup_directories(self) -> list[str]:

@@ -63,10 +63,14 @@ class Construction:
     program: int | None
     builder: int
 
-    def build(self, spec: Spec, plan: Plan) -> Built:
-        """One sandbox for `spec`, mounted as `plan` says. Raises SetupError."""
+    def build(self, spec: Spec, plan: Plan, group: str = "") -> Built:
+        """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
+
+        Args:
+            group: its directory in the v2 tree, empty if it has none.
+        """
         with _Pipe() as go, _Pipe() as status:
-            built = self._clone_init(spec, plan, go, status)
+            built = self._clone_init(spec, plan, group, go, status)
             try:
                 setns(self.namespace, CLONE_NEWNS)
                 status.close_write()
@@ -79,11 +83,11 @@ class Construction:
                 raise
         return built
 
-    def _clone_init(self, spec: Spec, plan: Plan, go: _Pipe, status: _Pipe) -> Built:
+    def _clone_init(self, spec: Spec, plan: Plan, group: str, go: _Pipe, status: _Pipe) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
-            self.root.apply_outside(plan)
+            self.root.apply_outside(plan, group)
             pid, pidfd = _step("clone init", clone, ALL & ~CLONE_NEWNET if spec.net == "host" else ALL)
         except BaseException:
             setns(self.namespace, CLONE_NEWNS)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_isolate.kernel.capabilities import join_session_keyring
 from pytest_isolate.kernel.cgroup import Group, join
 from pytest_isolate.kernel.clone import sibling
-from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWPID
+from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from pytest_isolate.kernel.signals import block_signals, restore_signals
-from pytest_isolate.kernel.syscalls import setns
+from pytest_isolate.kernel.syscalls import setns, unshare
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox.identity import drop_privileges
@@ -120,6 +120,9 @@ class Entrance:
             join(self.group)
         here = _working_directory()
         setns(self.pidfd, namespaces)
+        if self.group is not None and self.group.v2:
+            # Init's cgroup namespace begins at init's own group; the test's begins here, so that it is "/" inside.
+            unshare(CLONE_NEWCGROUP)
         if isinstance(here, str):
             _change_directory(here)
         else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
 from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
+from pytest_isolate.sandbox.delegation import Delegation, obtain
 from pytest_isolate.sandbox.paths import Files, files_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Pool:
             None: the working directory.
         depth: how many sandboxes to keep ready.
         paced: its user says with `proceed` when the builder may work; otherwise it does at once.
+
+    Attributes:
+        delegation: whether the calling process was moved to a cgroup of the run's, or why not; known once the builder is set up.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Pool:
         self._cwd = cwd
         self._depth = depth
         self._paced = paced
+        self.delegation = Delegation()
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
         self._refused: IsolateError | None = None
@@ -66,7 +71,9 @@ class Pool:
         builder = self.launch()
         if not builder.is_set_up:
             cwd = self._cwd or _directory()
-            builder.set_up(cwd=cwd, places=self._places(), trees=trees_of_user(cwd))
+            self.delegation = obtain([builder.pid], self._cgroup)
+            places, trees = self._places(), trees_of_user(cwd)
+            builder.set_up(cwd=cwd, places=places, trees=trees, refused=self.delegation.refused)
         return builder
 
     def expect(self, specs: Iterable[Spec]) -> None:

@@ -141,7 +141,7 @@ def rootless(bench: Bench) -> Row:
             {
                 "plain": command("isolate_sandbox", "-p", "no:pytest_forked"),
                 "forked": command("isolate_sandbox", *FORKED.options),
-                "ours": command("pytest_forked", "--isolate-all", *CAPS, f"--isolate-cgroup={group}"),
+                "ours": command("pytest_forked", "--isolate-all", *CAPS, *unprivileged.cgroup_options(group)),
             },
             bench.rounds,
         )

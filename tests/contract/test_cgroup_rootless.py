@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.capabilities import requires
+from tests.support.capabilities import on_layout, requires
 from tests.support.unprivileged import USER_ID, run_python
 
-pytestmark = requires("root", "unprivileged-user", "cgroup-memory", "cgroup-pids", "cgroup-cpu")
+pytestmark = [requires("root", "unprivileged-user", "cgroup-memory", "cgroup-pids", "cgroup-cpu"), on_layout("v1", "hybrid")]
 
 PRELUDE = """
 import json, os, signal, sys, time

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_isolate.kernel.cgroup import Caps, Hierarchy, clean_up, detect, run_name, sweep_stale
+from pytest_isolate.sandbox.delegation import obtain
 from tests.support.capabilities import requires
-from tests.support.cgroups import directories_of, ended, start_inside
+from tests.support.cgroups import directories_of, ended, own_hierarchy, start_inside
 
 pytestmark = requires("root", "cgroup-pids")
 numbers = itertools.count()
@@ -23,7 +24,9 @@ numbers = itertools.count()
 @pytest.fixture
 def base() -> Iterator[str]:
     """A directory of this test's own in the pids hierarchy, so that sweeps see no other run."""
-    path = f"{next(path for path in detect().bases if '/pids' in path)}/h-sweep-{os.getpid()}"
+    obtain((), None)
+    bases = detect().bases
+    path = f"{next((path for path in bases if '/pids' in path), bases[0])}/h-sweep-{os.getpid()}"
     os.mkdir(path)
     yield path
     assert clean_up([path]) == []
@@ -122,6 +125,8 @@ def test_sweep_of_missing_base_finds_nothing() -> None:
 MAKER = """
 import os, sys
 from pytest_isolate.kernel.cgroup import Caps, detect, run_name
+from pytest_isolate.sandbox.delegation import obtain
+obtain((), None)
 hierarchy = detect()
 hierarchy.create_run(run_name(os.getpid()))
 for box in range(3):
@@ -159,7 +164,5 @@ def test_clean_up_waits_for_dying_processes_no_longer_than_asked(hierarchy: Hier
 
 @pytest.fixture
 def hierarchy() -> Iterator[Hierarchy]:
-    hierarchy = detect()
-    hierarchy.create_run(run_name(os.getpid(), next(numbers)))  # the kernel's log outlives a run: names must not recur
-    yield hierarchy
-    assert hierarchy.remove_run()
+    with own_hierarchy() as hierarchy:
+        yield hierarchy

@@ -13,7 +13,7 @@ import pytest
 from pytest_isolate.model.usage import Usage
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import Run, run
-from tests.support.unprivileged import delegated_cgroup, pytest_as_user, user_directory
+from tests.support.unprivileged import cgroup_options, delegated_cgroup, pytest_as_user, user_directory
 
 MIB = 1 << 20
 NAMES = {f"isolate.{field.name}" for field in fields(Usage)}
@@ -343,7 +343,7 @@ def test_user_without_cgroups_gets_no_figure_that_needs_one() -> None:
 @requires("root", "unprivileged-user", "userns", "cgroup-memory")
 def test_user_with_a_delegated_cgroup_gets_its_figures() -> None:
     with delegated_cgroup() as name, user_directory({"test_it.py": TWO}) as directory:
-        done = pytest_as_user("--junitxml=out.xml", f"--isolate-cgroup={name}", "-p", "no:cacheprovider", cwd=directory)
+        done = pytest_as_user("--junitxml=out.xml", *cgroup_options(name), "-p", "no:cacheprovider", cwd=directory)
         assert done.returncode == 0, done.stdout + done.stderr
         given = junit(directory / "out.xml")["test_isolated[0]"]
     assert 20 * MIB <= int(given["memory_peak_bytes"]) < 50 * MIB

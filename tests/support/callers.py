@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,22 @@ class Caller:
         assert not done.stderr, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    def process(self, code: str, *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """`code` in a fresh interpreter, however it ends."""
+    def process(
+        self, code: str, *, env: Mapping[str, str] | None = None, begin: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """`code` in a fresh interpreter, started by the command `begin`, however it ends."""
         whole = {**({"TEST_CGROUP": self.cgroup} if self.cgroup else {}), **(env or {})}
-        return self.python("-c", PRELUDE.replace("CODE", repr(code)), env=whole)
+        return self.python("-c", PRELUDE.replace("CODE", repr(code)), env=whole, begin=begin)
 
-    def python(self, *args: str, env: Mapping[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def python(
+        self, *args: str, env: Mapping[str, str] | None = None, stdin: str = "", begin: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """An interpreter with the package on its path."""
         if not self.is_root:
-            return run_as_user([str(find_python()), *args], cwd=self.directory, env=env, stdin=stdin)
+            return run_as_user([*begin, str(find_python()), *args], cwd=self.directory, env=env, stdin=stdin)
         whole = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         return subprocess.run(
-            [sys.executable, *args],
+            [*begin, sys.executable, *args],
             cwd=self.directory,
             env=whole,
             input=stdin,

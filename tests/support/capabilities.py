@@ -19,9 +19,10 @@ import pytest
 
 from pytest_isolate.kernel.cgroup import IoCap, detect, run_name
 from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.sandbox.delegation import obtain
 from tests.support.unprivileged import USER_ID, find_python
 
-__all__ = ["pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
+__all__ = ["on_layout", "pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
 
 
 def requires(*names: str) -> pytest.MarkDecorator:
@@ -31,6 +32,15 @@ def requires(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.requires(*names)
 
 
+def on_layout(*names: str) -> pytest.MarkDecorator:
+    """Marker of a test of what only such machines have: ``v1``, ``hybrid``, ``v2``.
+
+    Elsewhere it is skipped, whatever ISOLATE_REQUIRE says: no machine has all of them. CI has the machine that it runs on and
+    virtual ones (`tox -e vm`).
+    """
+    return pytest.mark.on_layout(*names)
+
+
 @cache
 def why_missing(name: str) -> str:
     """What the machine answered to the probe of `name`; empty where the capability is there."""
@@ -38,11 +48,15 @@ def why_missing(name: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "on_layout(*names): only where cgroups are laid out so (tests/support/capabilities.py)")
     config.addinivalue_line("markers", "requires(*names): skip where a capability is missing (tests/support/capabilities.py)")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("on_layout"):
+        if (layout := detect().layout) not in mark.args:
+            pytest.skip(f"cgroup layout {layout}, and this is about {' and '.join(mark.args)}")
     demanded = os.environ.get("ISOLATE_REQUIRE", "").split(",")
     for name in dict.fromkeys(name for mark in item.iter_markers("requires") for name in mark.args):
         if why := why_missing(name):
@@ -70,20 +84,24 @@ def _user_namespaces() -> str:
 
 def _controller(name: str) -> Callable[[], str]:
     def probe() -> str:
+        obtain((), None)
         hierarchy = detect()
         hierarchy.create_run(run_name(os.getpid(), 999))
         try:
             missing = hierarchy.lacking.get(f"cgroup-{name}")
         finally:
             hierarchy.remove_run()
+            hierarchy.leave()
         return missing.why if missing else ""
 
     return probe
 
 
 def _swap_accounting() -> str:
-    own = next((path for path in detect().bases if os.path.exists(f"{path}/memory.limit_in_bytes")), "")
-    return "" if os.path.exists(f"{own}/memory.memsw.limit_in_bytes") else "no memory.memsw.limit_in_bytes"
+    files = ("memory.memsw.limit_in_bytes", "memory.swap.max")
+    obtain((), None)
+    bases = detect().bases
+    return "" if any(os.path.exists(f"{path}/{name}") for path in bases for name in files) else f"none of {' and '.join(files)}"
 
 
 def _kernel_log() -> str:

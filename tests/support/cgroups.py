@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_isolate.kernel.cgroup import Group, join
+from pytest_isolate.kernel.cgroup import Group, Hierarchy, detect, join, run_name
+from pytest_isolate.sandbox.delegation import obtain
 
-__all__ = ["Ended", "directories_of", "ended", "inside", "start_inside"]
+__all__ = ["Ended", "allocate", "burn", "directories_of", "ended", "inside", "own_hierarchy", "start_inside"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,39 @@ def inside(group: Group, work: Callable[[], Any]) -> Ended:
 
 
 def directories_of(pid: int) -> list[str]:
-    """Every cgroup directory of a run of process `pid`, in any hierarchy."""
+    """Every cgroup directory of a run of process `pid`, in any hierarchy, but for a scope that goes with the process."""
     return [
         os.path.join(path, name)
         for path, names, _files in os.walk("/sys/fs/cgroup")
         for name in names
-        if name.startswith(f"pytest-isolate-{pid}-")
+        if name.startswith(f"pytest-isolate-{pid}-") and not name.endswith(".scope")
     ]
+
+
+def burn(seconds: float) -> float:
+    """Wall time of `seconds` and a little more of pure computing."""
+    start = time.monotonic()
+    while time.monotonic() < start + seconds:
+        sum(range(1000))
+    return time.monotonic() - start
+
+
+def allocate(size: int) -> int:
+    return len(bytearray(b"x") * size)
+
+
+@contextmanager
+def own_hierarchy() -> Iterator[Hierarchy]:
+    """A run of this process, which systemd has given a scope where it takes one; all removed at the end."""
+    obtain((), None)
+    hierarchy = detect()
+    hierarchy.create_run(run_name(os.getpid(), next(_numbers)))
+    try:
+        yield hierarchy
+    finally:
+        removed = hierarchy.remove_run()
+        hierarchy.leave()
+    assert removed
+
+
+_numbers = itertools.count()  # the kernel's log outlives a run: names must not recur

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.capabilities import requires
-from tests.support.unprivileged import delegated_cgroup, pytest_as_user, user_directory
+from tests.support.unprivileged import cgroup_options, delegated_cgroup, pytest_as_user, user_directory
 
 __all__ = ["EVERY_WAY", "Report", "Run", "run"]
 
@@ -131,7 +131,7 @@ def _run_as_user(directory: Path, *args: str) -> Run:
     env = {name: os.environ[name] for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "COLUMNS")}
     with user_directory(files) as place, delegated_cgroup() as group:
         begun = time.monotonic()
-        done = pytest_as_user(*args, f"--isolate-cgroup={group}", cwd=place, env=env)
+        done = pytest_as_user(*args, *cgroup_options(group), cwd=place, env=env)
         result = pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), time.monotonic() - begun)
         return Run(result, _read(place / "reports.jsonl"))
 

@@ -33,7 +33,10 @@ def _processes() -> set[str]:
 
 def _cgroups(prefix: str) -> set[str]:
     return {
-        os.path.join(path, name) for path, names, _files in os.walk("/sys/fs/cgroup") for name in names if name.startswith(prefix)
+        os.path.join(path, name)
+        for path, names, _files in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith(prefix) and not name.endswith(".scope")
     }
 
 

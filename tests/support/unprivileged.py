@@ -30,6 +30,7 @@ import pytest
 
 __all__ = [
     "USER_ID",
+    "cgroup_options",
     "delegated_cgroup",
     "find_python",
     "interpreter",
@@ -74,6 +75,7 @@ def run_as_user(
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": str(place.tree),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **({"XDG_RUNTIME_DIR": _runtime_directory()} if Path(_runtime_directory()).is_dir() and user == USER_ID else {}),
         **(env or {}),
     }
     as_root = os.geteuid() == 0
@@ -131,10 +133,19 @@ def user_directory(files: Mapping[str, str] | None = None, user: int = USER_ID) 
 
 
 @contextmanager
-def delegated_cgroup() -> Iterator[str]:
-    """A cgroup directory chowned to the user in every v1 hierarchy; gives what ``--isolate-cgroup=`` takes. For root only."""
+def delegated_cgroup() -> Iterator[str | None]:
+    """A cgroup for the user's runs; gives what ``--isolate-cgroup=`` takes, None where none has to be named. For root only.
+
+    Where controllers are on v1: a directory chowned to the user in every hierarchy. Else the user's own systemd, which
+    is asked by the runs themselves.
+    """
     name = f"delegated-to-user-{os.getpid()}-{time.monotonic_ns()}"
     points = [point for point in Path("/sys/fs/cgroup").iterdir() if (point / "tasks").exists() and not point.is_symlink()]
+    if not any((point / "memory.limit_in_bytes").exists() for point in points):
+        _prepare()
+        start_user_manager()
+        yield None
+        return
     made = [point / name for point in points]
     try:
         for directory in made:
@@ -145,6 +156,30 @@ def delegated_cgroup() -> Iterator[str]:
     finally:
         for directory in made:
             _remove_cgroup(directory)
+
+
+def cgroup_options(group: str | None) -> list[str]:
+    """pytest's options for what `delegated_cgroup` gave."""
+    return [] if group is None else [f"--isolate-cgroup={group}"]
+
+
+@cache
+def start_user_manager() -> None:
+    """Have systemd run a manager for the user, as it does for one who is logged in. Raises LookupError without systemd."""
+    if os.geteuid() != 0:
+        return
+    if not Path("/run/systemd/system").is_dir():
+        raise LookupError("systemd doesn't run here, and nobody else hands a cgroup of v2 to the user")
+    subprocess.run(["loginctl", "enable-linger", USER_NAME], check=True, capture_output=True)
+    deadline = time.monotonic() + 60
+    while not Path(_runtime_directory(), "bus").exists():
+        if time.monotonic() > deadline:
+            raise LookupError(f"user@{USER_ID}.service doesn't come up")
+        time.sleep(0.05)
+
+
+def _runtime_directory() -> str:
+    return f"/run/user/{USER_ID}"
 
 
 def _remove_cgroup(directory: Path) -> None:
@@ -275,6 +310,8 @@ def _digest(*parts: str) -> str:
 
 def remove() -> None:
     """Take away the account and the cache."""
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["loginctl", "disable-linger", USER_NAME], capture_output=True, check=False)
     shutil.rmtree(_BASE, ignore_errors=True)
     subprocess.run(["userdel", USER_NAME], capture_output=True, check=False)
 
