@@ -1,9 +1,8 @@
-"""Virtual machines as a test tier, and for development.
+"""Virtual machines as a test tier: `python -m tests.vm [--only VARIANT …] [--full] [--write] [-- TESTARGS]`, or `tox -e vm`.
 
-    python -m tests.vm up bookworm [--name NAME]         start a machine that stays (about half a minute)
-    python -m tests.vm sync NAME [DIRECTORY]             send a checkout (default: this one) and install its wheel
-    python -m tests.vm exec NAME [--user USER] -- COMMAND  run a command in the user's checkout; USER: root, tester or login
-    python -m tests.vm list | console NAME | down NAME
+Each variant is booted in software emulation, the project's tests are run in it by each user, their reports are brought back; the exit
+status is 1 if anything failed, anywhere. `--write` puts the results into `docs/reference/support.json` and the table of
+`docs/reference/support.md`. Needs root and Debian's mmdebstrap, qemu-system-x86 and e2fsprogs.
 """
 
 from __future__ import annotations
@@ -12,135 +11,98 @@ import argparse
 import os
 import shutil
 import sys
-import termios
-import tty
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from tests.vm.channel import Channel, Unreachable
-from tests.vm.images import CACHE, ROOT, image
-from tests.vm.machines import BootFailed, Machine
-from tests.vm.project import sync
-from tests.vm.releases import VARIANTS
-from tests.vm.users import USERS, started
+from tests.vm.channel import Unreachable
+from tests.vm.commands import COMMANDS, split
+from tests.vm.commands import __doc__ as commands_doc
+from tests.vm.images import ROOT, image
+from tests.vm.machines import BootFailed
+from tests.vm.page import DATA, PAGE, write
+from tests.vm.releases import VARIANTS, Variant
+from tests.vm.results import VariantResult, load, save
+from tests.vm.tier import SELECTIONS, Tier, TierError
+from tests.vm.users import USERS
 
-
-def up(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm up")
-    parser.add_argument("variant", choices=VARIANTS)
-    parser.add_argument("--name", help="of the machine (default: the variant's)")
-    parser.add_argument("--memory", type=int, default=2048, help="MiB")
-    options = parser.parse_args(arguments)
-    variant = VARIANTS[options.variant]
-    Machine(options.name or variant.name).start(variant, image(variant), memory=options.memory)
-    return 0
-
-
-def sync_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm sync")
-    parser.add_argument("name")
-    parser.add_argument("directory", type=Path, nargs="?", default=ROOT)
-    options = parser.parse_args(arguments)
-    return sync(Machine(options.name), options.directory)
-
-
-def exec_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm exec")
-    parser.add_argument("name")
-    parser.add_argument("--user", choices=USERS, default="root")
-    parser.add_argument("--cwd")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--timeout", type=float, help="seconds")
-    parser.add_argument("--stdin", action="store_true", help="hand our standard input on")
-    own, dashes, command = _split(arguments)
-    options = parser.parse_args(own)
-    if not dashes:
-        parser.error("the command goes after --")
-    env = dict(line.split("=", 1) for line in options.env)
-    start = started(options.user, command or ["bash", "-i"], env, options.cwd)
-    with Channel(Machine(options.name).directory, timeout=10) as channel:
-        return channel.run(
-            start.argv,
-            stop=start.stop,
-            given=sys.stdin.fileno() if options.stdin else None,
-            out=sys.stdout.buffer,
-            err=sys.stderr.buffer,
-            timeout=options.timeout,
-        )
-
-
-def shell(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm shell")
-    parser.add_argument("name")
-    parser.add_argument("--user", choices=USERS, default="root")
-    options = parser.parse_args(arguments)
-    start = started(options.user, ["script", "--quiet", "--command", "bash -i", "/dev/null"], {"TERM": os.environ.get("TERM", "")})
-    size = shutil.get_terminal_size()
-    before = termios.tcgetattr(0)
-    tty.setraw(0)
-    try:
-        with Channel(Machine(options.name).directory, timeout=10) as channel:
-            argv = [word.replace("--pipe", "--pty") for word in start.argv]
-            return channel.run(
-                argv, stop=start.stop, given=0, tty=(size.lines, size.columns), out=sys.stdout.buffer, err=sys.stderr.buffer
-            )
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-
-
-def list_command(arguments: Sequence[str]) -> int:
-    argparse.ArgumentParser(prog="python -m tests.vm list").parse_args(arguments)
-    for directory in sorted((CACHE / "run").glob("*")):
-        print(f"{directory.name:20} {'running' if Machine(directory.name).running() else 'ended'}")
-    return 0
-
-
-def console(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm console")
-    parser.add_argument("name")
-    print(Machine(parser.parse_args(arguments).name).log())
-    return 0
-
-
-def down(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.vm down")
-    parser.add_argument("name", nargs="+")
-    for name in parser.parse_args(arguments).name:
-        Machine(name).stop()
-    return 0
-
-
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], bool, Sequence[str]]:
-    """What is before and after the first `--`."""
-    if "--" not in arguments:
-        return arguments, False, ()
-    at = arguments.index("--")
-    return arguments[:at], True, arguments[at + 1 :]
-
-
-COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = MappingProxyType({
-    "up": up,
-    "sync": sync_command,
-    "exec": exec_command,
-    "shell": shell,
-    "list": list_command,
-    "console": console,
-    "down": down,
-})
+_TOOLS: Final = {"mmdebstrap": "mmdebstrap", "qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs"}
 
 
 def main() -> int:
-    name, *arguments = sys.argv[1:] or ["--help"]
-    if name not in COMMANDS:
-        print(__doc__)
+    arguments = sys.argv[1:]
+    if missing := [package for tool, package in _TOOLS.items() if not shutil.which(tool)]:
+        print(f"not installed: apt-get install --no-install-recommends {' '.join(missing)}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[name](arguments)
-    except (BootFailed, Unreachable, TimeoutError) as error:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        return _tier(arguments)
+    except (BootFailed, Unreachable, TimeoutError, TierError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 125
+
+
+def _tier(arguments: Sequence[str]) -> int:
+    own, _, tests = split(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.vm", description=__doc__, epilog=commands_doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS)
+    )
+    parser.add_argument("--user", nargs="+", choices=USERS, default=(), help="default: the variant's")
+    parser.add_argument("--full", action="store_true", help="every test, not only those that depend on the machine")
+    parser.add_argument(
+        "--parallel", type=int, default=os.cpu_count() or 1, help="machines at a time (default: one for each CPU)"
+    )
+    parser.add_argument("--seconds", type=float, help="that one user's tests may take (default 900, with --full 5400)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/vm", help="for logs and reports (default build/vm)")
+    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.relative_to(ROOT)}")
+    options = parser.parse_args(own)
+    lock = threading.Lock()
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        with lock:
+            print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
+
+    tier = Tier(
+        out=options.out,
+        tests=tuple(tests) or SELECTIONS["full" if options.full else "contract"],
+        seconds=options.seconds or (5400 if options.full else 900),
+        say=say,
+        users=options.user,
+    )
+    variants = [VARIANTS[name] for name in options.only]
+    for variant in variants:
+        image(variant)
+    results, bad = _run_all(tier, variants, options.parallel)
+    if options.write:
+        save(DATA, {**(load(DATA) if DATA.exists() else {}), **results})
+        write()
+    for name in bad:
+        say(f"{name}: failed, see {options.out}/{name}")
+    return 1 if bad else 0
+
+
+def _run_all(tier: Tier, variants: Sequence[Variant], parallel: int) -> tuple[dict[str, VariantResult], list[str]]:
+    """The results of the variants that brought some, and the names of those that failed in any way."""
+    results, bad = {}, []
+    with ThreadPoolExecutor(parallel) as pool:
+        for variant, future in [(variant, pool.submit(tier.run, variant)) for variant in variants]:
+            try:
+                results[variant.name] = result = future.result()
+            except (BootFailed, Unreachable, TimeoutError, TierError) as error:
+                tier.say(f"{variant.name}: {type(error).__name__}: {error}")
+                bad.append(variant.name)
+            else:
+                if not result.good:
+                    bad.append(variant.name)
+    return results, bad
 
 
 if __name__ == "__main__":

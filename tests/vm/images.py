@@ -99,7 +99,9 @@ def _kernel(release: str) -> Path:
 def _disk(variant: Variant, kernel: Path) -> Path:
     userland = _userland(variant.userland)
     requirements = _requirements()
-    ours = [f"{path.relative_to(_GUEST)}\0{path.read_text(encoding='utf-8')}" for path in sorted(_GUEST.rglob("*")) if path.is_file()]
+    ours = [
+        f"{path.relative_to(_GUEST)}\0{path.read_text(encoding='utf-8')}" for path in sorted(_GUEST.rglob("*")) if path.is_file()
+    ]
     code = Path(__file__).read_text(encoding="utf-8")
     with _made("image", ".ext4", userland.name, kernel.name, *requirements, *ours, code) as (final, half):
         if half:
@@ -187,7 +189,9 @@ def _remove(path: Path) -> None:
 
 
 def _run(*argv: str) -> None:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         print(done.stdout, file=sys.stderr)
         done.check_returncode()

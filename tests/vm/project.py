@@ -53,7 +53,9 @@ def _unpacked_wheel(tree: Path) -> Iterator[Path]:
         build = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--quiet", "--no-deps", ".", "--wheel-dir"]
     with tempfile.TemporaryDirectory() as directory:
         dist, site = Path(directory, "dist"), Path(directory, "site")
-        done = subprocess.run([*build, str(dist)], cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*build, str(dist)], cwd=tree, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             print(done.stdout + done.stderr, file=sys.stderr)
             done.check_returncode()

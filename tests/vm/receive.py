@@ -62,7 +62,9 @@ def place(files: Files, directory: Path, owner: int) -> list[Path]:
 def same(target: Path, content: bytes, mode: int | None) -> bool:
     if mode is None:
         return target.is_symlink() and os.readlink(os.fsencode(target)) == content
-    return target.is_file() and not target.is_symlink() and target.stat().st_mode & 0o7777 == mode and target.read_bytes() == content
+    return (
+        target.is_file() and not target.is_symlink() and target.stat().st_mode & 0o7777 == mode and target.read_bytes() == content
+    )
 
 
 def main() -> None:
@@ -74,7 +76,9 @@ def main() -> None:
         if path.suffix == ".py":
             compileall.compile_file(path, quiet=1)
     script = Path(sys.prefix, "bin/pytest-isolate")
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom pytest_isolate.__main__ import main\nsys.exit(main())\n", encoding="utf-8")
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom pytest_isolate.__main__ import main\nsys.exit(main())\n", encoding="utf-8"
+    )
     script.chmod(0o755)
 
 

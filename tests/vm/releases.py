@@ -6,12 +6,12 @@ own Python is too old for the package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["KERNELS", "PACKAGES", "PYTHONS", "VARIANTS", "Variant"]
+__all__ = ["KERNELS", "PACKAGES", "PYTHONS", "VARIANTS", "Refusal", "Variant"]
 
 KERNELS: Final[Mapping[str, str]] = MappingProxyType({"bullseye": "5.10", "bookworm": "6.1", "trixie": "6.12"})
 """Linux of the release's `linux-image-cloud-amd64`."""
@@ -29,14 +29,34 @@ PACKAGES: Final = (
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Something that an administrator or a distribution sets and that takes user namespaces away.
+
+    Attributes:
+        put: shell commands of root's.
+        lift: what takes it back.
+        says: by user, a regular expression that the doctor's report and the message of a failing test must match; users that aren't
+            named aren't affected: isolation works for them.
+    """
+
+    name: str
+    put: str
+    lift: str
+    says: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One virtual machine.
+    """One virtual machine and what is tried in it.
 
     Attributes:
         kernel: release that the kernel comes from.
         userland: release that everything else comes from.
         command_line: added to the kernel's command line.
-        layout: of the cgroup hierarchies, in the words of the documentation.
+        layout: of the cgroup hierarchies: v1, hybrid or v2.
+        users: who runs the tests.
+        without: capabilities that aren't demanded, by user; why not is said in `VARIANTS`.
+        refusals: each in turn, in place of the tests.
     """
 
     name: str
@@ -44,13 +64,66 @@ class Variant:
     userland: str
     command_line: str = ""
     layout: str = "v2"
+    users: Sequence[str] = ("root", "tester")
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    refusals: Sequence[Refusal] = ()
 
 
-VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType({
-    variant.name: variant
-    for variant in (
-        Variant("bookworm", "bookworm", "bookworm"),
-        Variant("trixie", "trixie", "trixie"),
-        Variant("bullseye", "bullseye", "bookworm"),
-    )
-})
+_PROFILE: Final = r"""
+abi <abi/4.0>,
+profile vm-refuses-userns /usr/bin/{python3.*,unshare} {
+  allow all,
+  audit deny userns,
+}
+"""
+
+REFUSALS: Final = (
+    Refusal(
+        "user.max_user_namespaces=0",
+        "sysctl -qw user.max_user_namespaces=0",
+        "sysctl -qw user.max_user_namespaces=7000",
+        {"root": r"user\.max_user_namespaces", "tester": r"user\.max_user_namespaces"},
+    ),
+    Refusal(
+        "kernel.unprivileged_userns_clone=0",
+        "sysctl -qw kernel.unprivileged_userns_clone=0",
+        "sysctl -qw kernel.unprivileged_userns_clone=1",
+        {"tester": r"kernel\.unprivileged_userns_clone"},
+    ),
+    Refusal(
+        "AppArmor",
+        f"modprobe -q apparmor; cat >/run/refuse <<'END'{_PROFILE}END\napparmor_parser --replace /run/refuse",
+        "apparmor_parser --remove /run/refuse",
+        {"root": r"(?i)apparmor", "tester": r"(?i)apparmor"},
+    ),
+)
+
+# What only root can do anywhere.
+_USERS: Final = {"root", "loop-device", "kmsg"}
+_CONTROLLERS: Final = ("cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap")
+
+VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
+    {
+        variant.name: variant
+        for variant in (
+            Variant("bookworm", "bookworm", "bookworm", users=("root", "tester", "login")),
+            Variant("trixie", "trixie", "trixie"),
+            Variant("bullseye", "bullseye", "bookworm"),
+            Variant(
+                "v1",
+                "bookworm",
+                "bookworm",
+                command_line="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
+                layout="v1",
+            ),
+            Variant(
+                "hybrid",
+                "bookworm",
+                "bookworm",
+                command_line="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0 cgroup_no_v1=memory",
+                layout="hybrid",
+            ),
+            Variant("refusals", "trixie", "trixie", refusals=REFUSALS),
+        )
+    }
+)
