@@ -71,7 +71,7 @@ def image(variant: Variant) -> Image:
 
 def _mmdebstrap(release: str, target: str, packages: Sequence[str], *options: str) -> None:
     dpkg = [f"--dpkgopt={line}" for line in _DPKG]
-    _run("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *dpkg, *options, release, target)
+    _run("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *dpkg, *options, release, target, _mirror())
 
 
 def _userland(release: str) -> Path:
@@ -140,18 +140,25 @@ def _requirements() -> tuple[str, ...]:
     return (*project["dependencies"], *extras["test"], *extras.get("systemd", ()))
 
 
+def _mirror() -> str:
+    """The one of this machine's own apt.
+
+    Only the release itself: security updates come and go between two looks, and once their metapackage had gone before its index.
+    """
+    targets = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, check=True)
+    return next(line for line in targets.stdout.splitlines() if line.endswith("/debian"))
+
+
 def _suites(release: str) -> str:
     """What changes whenever Debian changes the release: the date of its index, looked up once a day.
 
-    The mirror is the one of this machine's own apt; without an answer the date of the last look holds.
+    Without an answer the date of the last look holds.
     """
     known = CACHE / f"date-{release}"
     if known.exists() and time.time() - known.stat().st_mtime < 86400:
         return known.read_text(encoding="utf-8")
-    targets = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, check=True)
-    site = next(line for line in targets.stdout.splitlines() if line.endswith("/debian"))
     try:
-        with urllib.request.urlopen(f"{site}/dists/{release}/InRelease", timeout=30) as answer:
+        with urllib.request.urlopen(f"{_mirror()}/dists/{release}/InRelease", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
     except OSError:
         return known.read_text(encoding="utf-8") if known.exists() else ""

@@ -85,8 +85,9 @@ class VariantResult:
 
     @property
     def good(self) -> bool:
-        every = [*self.suites.values(), *(result for users in self.refusals.values() for result in users.values())]
-        return bool(every) and all(result.good for result in every)
+        every = [result.good for result in self.suites.values()]
+        every += [result.good for users in self.refusals.values() for result in users.values()]
+        return bool(every) and all(every)
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
@@ -99,7 +100,9 @@ class VariantResult:
 
 def read_junit(path: Path) -> tuple[int, list[str], dict[str, int]]:
     """Passed, ids of the failed, reasons of the skipped. Raises OSError, ET.ParseError."""
-    passed, failed, skipped = 0, [], {}
+    passed = 0
+    failed: list[str] = []
+    skipped: dict[str, int] = {}
     for case in ET.parse(path).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         if case.find("failure") is not None or case.find("error") is not None:
