@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,8 +97,8 @@ def _run_all(tier: Tier, variants: Sequence[Variant], parallel: int) -> tuple[di
         for variant, future in [(variant, pool.submit(tier.run, variant)) for variant in variants]:
             try:
                 results[variant.name] = result = future.result()
-            except (BootFailed, Unreachable, TimeoutError, TierError) as error:
-                tier.say(f"{variant.name}: {type(error).__name__}: {error}")
+            except Exception as error:  # the other variants go on
+                tier.say(f"{variant.name}: {''.join(traceback.format_exception(error))}")
                 bad.append(variant.name)
             else:
                 if not result.good:

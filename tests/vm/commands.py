@@ -37,7 +37,7 @@ def up(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory", type=int, default=2048, help="MiB")
     options = parser.parse_args(arguments)
     variant = VARIANTS[options.variant]
-    Machine(options.name or variant.name).start(variant, image(variant), memory=options.memory)
+    Machine(options.name or variant.name).start(variant, image(variant), memory=options.memory, stays=True)
     return 0
 
 

@@ -34,7 +34,7 @@ class Command:
     """A running command; a thread feeds it, another one sends what it prints."""
 
     def __init__(self, argv: list[str], stop: list[str], tty: list[int], send: Callable[[bytes, bytes], None]) -> None:
-        self.stop, self.send, self.tty = stop, send, bool(tty)
+        self.stop, self.send, self.tty, self.ended = stop, send, bool(tty), False
         self.waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         if tty:
             self.input, inner = pty.openpty()
@@ -54,8 +54,7 @@ class Command:
                 os.close(inner)
             self.outputs = {out: b"O", err: b"E"}
         threading.Thread(target=self.feed, daemon=True).start()
-        self.pump = threading.Thread(target=self.relay, daemon=True)
-        self.pump.start()
+        threading.Thread(target=self.relay, daemon=True).start()
 
     def feed(self) -> None:
         with contextlib.suppress(OSError):  # it reads no more
@@ -76,13 +75,18 @@ class Command:
                 except OSError:  # EIO: the terminal's last user is gone
                     data = b""
                 if data:
-                    self.send(open_ones[descriptor], data)
+                    self.answer(open_ones[descriptor], data)
                 else:
                     del open_ones[descriptor]
                     os.close(descriptor)
-        self.send(b"X", str(self.process.wait()).encode())
+        self.answer(b"X", str(self.process.wait()).encode())
+
+    def answer(self, kind: bytes, payload: bytes) -> None:
+        if not self.ended:  # else there is another session on the port by now
+            self.send(kind, payload)
 
     def kill(self) -> None:
+        self.ended = True
         if self.process.poll() is None:
             if self.stop:
                 subprocess.run(self.stop, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -111,10 +115,12 @@ class Port:
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
         while len(data) < size:
-            # POLLHUP alone: no host. The timeout is for a hang-up and a new call that both fell between two looks.
-            events = dict(poll.poll(1000)).get(self.descriptor, 0)
+            events = dict(poll.poll()).get(self.descriptor, 0)
             if events & select.POLLIN:
-                data += os.read(self.descriptor, size - len(data))
+                more = os.read(self.descriptor, size - len(data))
+                if not more:  # without a host it is readable, and there is nothing
+                    raise EOFError
+                data += more
             elif events:
                 raise EOFError
         return data
@@ -144,14 +150,13 @@ class Port:
         except EOFError:
             if command:
                 command.kill()
-                command.pump.join()
 
     def serve(self) -> None:
         while True:
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             self.session()
-            os.close(self.descriptor)
-            time.sleep(0.1)
+            os.close(self.descriptor)  # what the host still sent is thrown away
+            time.sleep(0.2)
 
 
 for path in sorted(glob.glob("/dev/virtio-ports/vm.*")):
