@@ -1,20 +1,22 @@
-"""The command line: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, also as `pytest-isolate`."""
+"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, and `doctor`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
-from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.model.errors import IsolateError, SpecError
 from pytest_isolate.model.keys import KEYS, Key
 from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.spec import Spec, contradictions
@@ -33,10 +35,15 @@ _PYTEST_ONLY: Final = ("fixtures",)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: the command's own; 128 + N if signal N ended it; 124 timeout, 125 no sandbox, as timeout(1), docker."""
+    """Exit status of `run`: the command's own; 128 + N if signal N ended it; 124 timeout, 125 no sandbox, as timeout(1), docker.
+
+    Of `doctor`: 0 if a bare ``@pytest.mark.isolate`` works, else 1. Of both: 2 for what can't be meant.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.subcommand == "doctor":
+        return _doctor(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         parser.error("run needs a command: pytest-isolate run -- COMMAND")
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pytest-isolate", description="Sandboxes for tests, and for any command.")
     parser.add_argument("--version", action="version", version=f"pytest-isolate-sandbox {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="subcommand")
     run = commands.add_parser("run", help="run a command in a sandbox", description="Run a command in a sandbox.")
     for key in _keys():
         run.add_argument(
@@ -68,7 +75,40 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, relative to each hierarchy's mount point")
     run.add_argument("--usage", action="store_true", help="print what it used to standard error")
     run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
+    about = "Try out what this machine can give, and say what to type where it can't."
+    doctor = commands.add_parser("doctor", help="what this machine can give, and what to type where it can't", description=about)
+    doctor.add_argument("--json", action="store_true", help="print the report as JSON")
+    doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
     return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pytest_isolate.probe import cache
+    from pytest_isolate.probe.examine import examine
+    from pytest_isolate.report.doctor import painted, render_doctor
+    from pytest_isolate.report.lines import Style
+
+    key = cache.key_of(options.cgroup)
+    try:
+        report = examine(options.cgroup)
+    except SpecError as error:
+        print(f"pytest-isolate: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    cache.store(report, key)
+    if options.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        style = Style(shutil.get_terminal_size().columns, sys.stdout.encoding)
+        for line in render_doctor(report, style):
+            print(painted(line, colour=_coloured()))
+    return 0 if report.ready else 1
+
+
+def _coloured() -> bool:
+    """NO_COLOR and FORCE_COLOR as no-color.org and force-color.org have them; otherwise whether a terminal reads it."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def _keys() -> Iterator[Key]:
@@ -91,12 +131,13 @@ def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
     try:
         with Sandbox(spec, pool=pool) as box:
             started = time.monotonic()
-            try:
-                process = box.popen(command, foreground=True)
-            except OSError as error:
-                print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
-                return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-            with _forwarding(process):
+            with _forwarding() as forward_to:
+                try:
+                    process = box.popen(command, foreground=True)
+                except OSError as error:
+                    print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
+                    return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+                forward_to(process)
                 status = _wait(box, process, spec.timeout)
             left = box.processes()
             usage = replace(box.usage(), wall_seconds=time.monotonic() - started, leaked_processes=len(left))
@@ -123,14 +164,29 @@ def _wait(box: Sandbox, process: Process, timeout: float | None) -> int:
 
 
 @contextmanager
-def _forwarding(process: Process) -> Iterator[None]:
-    """Signals meant for the command reach it; the terminal comes back afterwards."""
+def _forwarding() -> Iterator[Callable[[Process], None]]:
+    """Signals meant for the command reach it, also those that come while it is being started; the terminal comes back afterwards.
+
+    Yields what is to be told of the command's process.
+    """
+    started: list[Process] = []
+    early: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        if started:
+            started[0].send_signal(number)
+        else:
+            early.append(number)
+
+    def forward_to(process: Process) -> None:
+        started.append(process)
+        for number in early:
+            process.send_signal(number)
+
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    former: dict[int, Any] = {
-        number: signal.signal(number, lambda received, _frame: process.send_signal(received)) for number in numbers
-    }
+    former: dict[int, Any] = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield
+        yield forward_to
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -22,10 +22,12 @@ LAYERS: Final = {
     "model": set(),
     "kernel": {"model"},
     "network": {"kernel", "model"},
-    "rootfs": {"kernel", "model"},
-    "sandbox": {"rootfs", "network", "kernel", "model"},
-    "report": {"rootfs", "network", "kernel", "model"},
-    "plugin": {"report", "sandbox", "rootfs", "network", "kernel", "model"},
+    "machine": {"kernel", "model"},
+    "rootfs": {"machine", "kernel", "model"},
+    "sandbox": {"rootfs", "network", "machine", "kernel", "model"},
+    "probe": {"sandbox", "rootfs", "network", "machine", "kernel", "model"},
+    "report": {"probe", "rootfs", "network", "machine", "kernel", "model"},
+    "plugin": {"report", "probe", "sandbox", "rootfs", "network", "machine", "kernel", "model"},
 }
 """What each package may import, besides itself."""
 
@@ -122,6 +124,28 @@ def test_run_without_an_isolated_test_imports_no_pyroute2_and_starts_no_process(
     result = pytester.runpytest_subprocess("-p", "pytest_isolate.plugin")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*children=[[][]] loaded=[[][]]*"])
+
+
+def test_what_every_run_loads_is_loaded_past_the_hook_that_rewrites_asserts(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    from pytest_isolate.plugin.bare_imports import MODULES
+
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile("def test(): pass")
+    pytester.makeconftest("""
+        import sys
+        def pytest_unconfigure():
+            ours = {name: type(module.__loader__).__name__ for name, module in sys.modules.items() if name.startswith("pytest_isolate.")}
+            print("loaded", *(f"{name}={loader}" for name, loader in ours.items()))
+    """)
+    result = pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", "--collect-only")
+    (line,) = [line for line in result.outlines if line.startswith("loaded ")]
+    loaders = dict(word.split("=") for word in line.split()[1:])
+    for name in ("plugin", "plugin.bare_imports"):
+        assert loaders.pop(f"pytest_isolate.{name}") == "AssertionRewritingHook"
+    assert loaders == {f"pytest_isolate.{name}": "SourceFileLoader" for name in MODULES}
 
 
 def readme_commands() -> dict[str, str]:

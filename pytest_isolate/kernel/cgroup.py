@@ -32,7 +32,7 @@ from pytest_isolate.kernel.cgroup_types import Caps, Group, GroupEvents, Hierarc
 from pytest_isolate.kernel.cgroup_v1 import V1Hierarchy
 from pytest_isolate.kernel.cgroup_v2 import V2Hierarchy
 from pytest_isolate.kernel.cgroup_v2_place import unified_hint, unified_place_of
-from pytest_isolate.kernel.cgroup_v2_usage import memory_now, peak_is_counted
+from pytest_isolate.kernel.cgroup_v2_usage import memory_now
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.usage import Usage
 
@@ -49,7 +49,6 @@ __all__ = [
     "join",
     "memory_now",
     "oom_victims",
-    "peak_is_counted",
     "read_events",
     "read_usage",
     "run_name",

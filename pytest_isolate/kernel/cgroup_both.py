@@ -57,7 +57,7 @@ class BothHierarchies:
         except IsolateError:
             self._v1.remove(first)
             raise
-        return Group(box, first.run or second.run, first.v1, first.io_counted, second.v2)
+        return Group(box, first.run or second.run, first.v1, first.io_counted, second.v2, second.peak_sampled)
 
     def missing(self, caps: Caps) -> MissingCapability | None:
         return self._v1.missing(caps) or self._v2.missing(caps)

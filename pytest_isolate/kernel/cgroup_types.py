@@ -97,6 +97,8 @@ class Group:
         v1: (controller as the kernel spells it, directory); co-mounted controllers share one directory.
         io_counted: whether the v1 kernel counts this group's block I/O (see `cgroup_v1.activate_io_counters`).
         v2: its directory in the v2 tree; empty where none of its controllers is there.
+        peak_sampled: memory is on v2 and the kernel keeps no peak of it (before Linux 5.19): `cgroup.memory_now` must be asked
+            again and again.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Group:
     v1: tuple[tuple[str, str], ...] = ()
     io_counted: bool = False
     v2: str = ""
+    peak_sampled: bool = False
 
     def file(self, controller: str, name: str) -> str | None:
         """Path of a v1 controller's file; None where the group has no directory there."""
@@ -122,12 +125,13 @@ class Group:
 
     def to_json(self) -> dict[str, Any]:
         v1 = [list(pair) for pair in self.v1]
-        return {"name": self.name, "run": self.run, "v1": v1, "io_counted": self.io_counted, "v2": self.v2}
+        plain = {"name": self.name, "run": self.run, "io_counted": self.io_counted, "v2": self.v2}
+        return {**plain, "v1": v1, "peak_sampled": self.peak_sampled}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Group:
         v1 = tuple((controller, path) for controller, path in data["v1"])
-        return cls(data["name"], data["run"], v1, data["io_counted"], data["v2"])
+        return cls(data["name"], data["run"], v1, data["io_counted"], data["v2"], data["peak_sampled"])
 
 
 @dataclass(frozen=True, slots=True)

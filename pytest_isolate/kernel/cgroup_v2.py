@@ -48,6 +48,7 @@ class V2Hierarchy:
         self._base = ""
         self._run = ""
         self._enabled: list[str] = []
+        self._peak_sampled = False
         if not self._wanted:
             return
         if refused := (place.why, place.hint) if place.why else refusal(place.directory):
@@ -110,6 +111,7 @@ class V2Hierarchy:
             self.remove_run()
             self.leave()
             return
+        self._peak_sampled = "memory" in wanted and not os.path.exists(f"{run}/memory.peak")
         for controller in wanted:
             file, config = _CAP_FILE[controller]
             if not os.path.exists(f"{run}/{file}"):
@@ -131,7 +133,7 @@ class V2Hierarchy:
         except OSError as refused:
             remove_tree(directory)
             raise SetupError.from_os_error("set up cgroup", refused, hint=_create_hint(refused, caps)) from None
-        return Group(box, os.path.basename(self._run), v2=directory)
+        return Group(box, os.path.basename(self._run), v2=directory, peak_sampled=self._peak_sampled)
 
     def _set_caps(self, directory: str, caps: Caps) -> None:
         ours = self.controllers

@@ -7,7 +7,7 @@ from pytest_isolate.kernel.cgroup_files import entry, number, text
 from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["count_tasks", "memory_now", "peak_is_counted", "read_events", "read_usage"]
+__all__ = ["count_tasks", "memory_now", "read_events", "read_usage"]
 
 
 def read_usage(group: Group) -> Usage:
@@ -34,11 +34,6 @@ def read_usage(group: Group) -> Usage:
         memory_pressure_seconds=_pressure(group, "memory"),
         io_pressure_seconds=_pressure(group, "io"),
     )
-
-
-def peak_is_counted(group: Group) -> bool:
-    """Whether the kernel keeps the highest charge of memory itself; True too where memory isn't on v2."""
-    return number(group.v2_file("memory.current")) is None or number(group.v2_file("memory.peak")) is not None
 
 
 def memory_now(group: Group) -> int | None:

@@ -1,25 +1,32 @@
-"""Raw clone(2), for what fork can't do: new namespaces at birth, a pidfd from birth, a sibling as child.
+"""Raw clone(2) and clone3(2), for what fork can't do: new namespaces at birth, a pidfd from birth, a sibling as child,
+a cgroup from birth.
 
-It skips glibc's and Python's at-fork handlers, so it is safe only in a process with a single thread, and
-the caller must know what in the child's libc then is stale. `sibling` mends the one thing that matters,
-the thread id that glibc keeps.
+It skips libc's at-fork handlers, so it is safe only in a process with a single thread: nobody else can hold a lock of
+libc's then. Python's own at-fork handlers are called as os.fork does, but for `clone`, whose child execs; what libc
+keeps about the thread is mended (`thread_record`). A copy that is born in another process's namespaces is `born_inside`'s.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
+import sys
+from collections.abc import Callable
 from typing import Final
 
-from pytest_isolate.kernel.syscalls import NUMBERS, prctl
+from pytest_isolate.kernel.syscalls import NUMBERS
+from pytest_isolate.kernel.thread_record import ThreadRecord, only_thread
 
-__all__ = ["clone", "sibling"]
+__all__ = ["CLONE_PARENT", "CloneArgs", "as_os_fork_does", "clone", "fork_into", "sibling"]
 
+CLONE_PARENT: Final = 0x00008000
 _CLONE_PIDFD: Final = 0x00001000
-_CLONE_PARENT: Final = 0x00008000
-_PR_GET_TID_ADDRESS: Final = 40
+_CLONE_CHILD_CLEARTID: Final = 0x00200000
+_CLONE_CHILD_SETTID: Final = 0x01000000
+_CLONE_INTO_CGROUP: Final = 0x200000000
 
 # PyDLL keeps the GIL over the call: the child must not have to take back a lock that it never released.
 _python: Final = ctypes.PyDLL(None, use_errno=True)
@@ -27,13 +34,38 @@ _syscall: Final = _python.syscall
 _syscall.restype = ctypes.c_long
 
 
-def _clone(flags: int, parent_tid: object) -> int:
-    zero = ctypes.c_long(0)
-    result: int = _syscall(ctypes.c_long(NUMBERS["clone"]), ctypes.c_long(flags | signal.SIGCHLD), zero, parent_tid, zero, zero)
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
+class CloneArgs(ctypes.Structure):
+    """struct clone_args of clone3(2), with `cgroup` (Linux 5.7)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid", "set_tid_size", "cgroup",
+        )
+    )  # fmt: skip
+
+    @classmethod
+    def of_copy(cls, flags: int, record: ThreadRecord | None, cgroup_fd: int | None, parent_tid: int = 0) -> CloneArgs:
+        """For a copy of the calling thread.
+
+        Args:
+            flags: CLONE_PARENT or 0.
+            record: of the calling thread, whose id is to be set in the copy.
+            cgroup_fd: of the cgroup v2 directory to be born in.
+            parent_tid: where the kernel writes the copy's pid (CLONE_PARENT_SETTID in `flags`).
+        """
+        if record is not None:
+            flags |= _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID
+        if cgroup_fd is not None:
+            flags |= _CLONE_INTO_CGROUP
+        return cls(
+            flags=flags,
+            child_tid=record.tid_address if record else 0,
+            parent_tid=parent_tid,
+            # With CLONE_PARENT it is the caller's own, and clone3 wants none (clone3_args_valid, kernel/fork.c).
+            exit_signal=0 if flags & CLONE_PARENT else signal.SIGCHLD,
+            cgroup=cgroup_fd or 0,
+        )
 
 
 def clone(flags: int) -> tuple[int, int]:
@@ -45,17 +77,39 @@ def clone(flags: int) -> tuple[int, int]:
     Raises:
         OSError: EPERM, EINVAL, ENOSPC (a limit of user_namespaces(7)), ENOSYS on an unknown architecture.
     """
-    if "clone" not in NUMBERS:
-        raise OSError(38, f"no clone number for {platform.machine()}")
     pidfd = ctypes.c_int(-1)
-    pid = _clone(flags | _CLONE_PIDFD, ctypes.byref(pidfd))
+    pid = _call("clone", ctypes.c_long(flags | _CLONE_PIDFD | signal.SIGCHLD), _ZERO, ctypes.byref(pidfd), _ZERO, _ZERO)
     return (pid, pidfd.value) if pid else (0, -1)
 
 
-def sibling() -> int:
+def fork_into(cgroup_fd: int) -> int:
+    """os.fork of a process with one thread, the child born in a cgroup v2 directory (CLONE_INTO_CGROUP, Linux 5.7).
+
+    Moving it there after the fork would take a write to cgroup.procs, which waits for an RCU grace period: up to 20 ms.
+
+    Args:
+        cgroup_fd: of the directory, O_PATH will do.
+
+    Returns:
+        The child's pid, 0 in the child.
+
+    Raises:
+        OSError: EAGAIN also where pids.max of the group is reached; EBUSY where the group can't hold processes; EACCES where
+            it isn't the caller's to give; ENOSYS on another libc than glibc, on an older kernel, under a seccomp filter
+            without clone3; EDEADLK where the process has threads.
+    """
+    if not only_thread():
+        raise OSError(errno.EDEADLK, "a process with threads can't be cloned behind libc's back")
+    if (record := ThreadRecord.of_caller()) is None:
+        raise OSError(errno.ENOSYS, "libc's thread id can't be set in a clone")
+    return _copy(0, record, cgroup_fd)
+
+
+def sibling(cgroup_fd: int | None = None) -> int:
     """A copy of the caller that is a child of the caller's parent (CLONE_PARENT). Caller: a fresh fork.
 
-    Python's at-fork handlers are run as os.fork does; glibc's cached thread id is set to the copy's own.
+    Args:
+        cgroup_fd: as for `fork_into`.
 
     Returns:
         The copy's pid in the caller, 0 in the copy.
@@ -63,29 +117,54 @@ def sibling() -> int:
     Raises:
         OSError
     """
-    if "clone" not in NUMBERS:
-        raise OSError(38, f"no clone number for {platform.machine()}")
-    cached_tid = _tid_address()
+    return _copy(CLONE_PARENT, ThreadRecord.of_caller(), cgroup_fd)
+
+
+def _copy(flags: int, record: ThreadRecord | None, cgroup_fd: int | None) -> int:
+    args = CloneArgs.of_copy(flags, record, cgroup_fd)
+
+    def copied() -> int:
+        if cgroup_fd is not None:
+            return _call("clone3", ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args)))
+        words = [0, 0, args.child_tid, 0] if platform.machine() == "x86_64" else [0, 0, 0, args.child_tid]
+        return _call("clone", ctypes.c_long(args.flags | args.exit_signal), *map(ctypes.c_long, words))
+
+    return as_os_fork_does(copied, record)
+
+
+def as_os_fork_does(make: Callable[[], int], record: ThreadRecord | None, *, without_rseq: bool = False) -> int:
+    """Call Python's at-fork handlers around `make`, and mend `record` in the copy.
+
+    Args:
+        make: 0 in the copy, else its pid, or OSError.
+
+    Raises:
+        OSError: what `make` raised.
+    """
+    sys.audit("os.fork")
     _python.PyOS_BeforeFork()
     try:
-        pid = _clone(_CLONE_PARENT, ctypes.c_long(0))
-    except OSError:
+        pid = make()
+    except BaseException:
         _python.PyOS_AfterFork_Parent()
         raise
     if pid:
         _python.PyOS_AfterFork_Parent()
         return pid
-    if cached_tid is not None:
-        cached_tid.value = os.getpid()
+    if record is not None:
+        record.restore(without_rseq=without_rseq)
     _python.PyOS_AfterFork_Child()
     return 0
 
 
-def _tid_address() -> ctypes.c_int | None:
-    """Where glibc keeps this thread's id: the address it gave the kernel to clear (CONFIG_CHECKPOINT_RESTORE)."""
-    address = ctypes.c_void_p()
-    try:
-        prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(address))
-    except OSError:
-        return None
-    return ctypes.c_int.from_address(address.value) if address.value else None
+_ZERO: Final = ctypes.c_long(0)
+
+
+def _call(name: str, *args: object) -> int:
+    if name not in NUMBERS:
+        raise OSError(errno.ENOSYS, f"no number for {name} on {platform.machine()}")
+    result: int = _syscall(ctypes.c_long(NUMBERS[name]), *args)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -32,8 +32,10 @@ __all__ = [
     "MS_REC",
     "MS_REMOUNT",
     "Mount",
+    "attach",
     "bind",
     "escape_overlay",
+    "fits_page",
     "mount",
     "mount_setattr",
     "mountinfo",
@@ -92,10 +94,16 @@ def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str 
         OSError: naming `target`; E2BIG where `data` doesn't fit the page that the kernel copies, which
             mount(2) itself would cut off silently.
     """
+    encoded = fits_page(data, target)
+    check(_mount(os.fsencode(source), os.fsencode(target), fstype.encode() or None, flags, encoded or None), target)
+
+
+def fits_page(data: str, target: str) -> bytes:
+    """`data` as mount(2) takes it. Raises OSError, E2BIG naming `target`."""
     encoded = os.fsencode(data)
     if len(encoded) >= _PAGE:
         raise OSError(errno.E2BIG, f"mount options of {len(encoded)} bytes don't fit a page of {_PAGE}", target)
-    check(_mount(os.fsencode(source), os.fsencode(target), fstype.encode() or None, flags, encoded or None), target)
+    return encoded
 
 
 def umount2(target: str, flags: int = 0) -> None:
@@ -121,8 +129,7 @@ def bind(source: str, target: str, *, recursive: bool = False, readonly: bool = 
     if readonly:
         fd = open_tree(source, recursive=recursive)
         try:
-            mount_setattr(fd, MOUNT_ATTR_RDONLY, recursive=recursive)
-            move_mount(fd, target)
+            attach(fd, target, MOUNT_ATTR_RDONLY, recursive=recursive)
         finally:
             os.close(fd)
     else:
@@ -151,6 +158,33 @@ def mount_setattr(fd: int, attributes: int, *, clear: int = 0, recursive: bool =
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2) (Linux 5.2): attach the detached mount of `fd` at `target`. Raises OSError naming `target`."""
     syscall("move_mount", fd, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH, path=target)
+
+
+def attach(fd: int, target: str, attributes: int, *, recursive: bool = False) -> None:
+    """Attach the detached tree of `fd` at `target`, each mount of it with `attributes`.
+
+    Before Linux 5.12 the attributes are set afterwards, one visible mount after the other.
+
+    Raises:
+        OSError: naming the mount point.
+    """
+    try:
+        mount_setattr(fd, attributes, recursive=recursive)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    else:
+        move_mount(fd, target)
+        return
+    move_mount(fd, target)
+    wanted = sum(flag for attribute, flag in _FLAG_OF.items() if attributes & attribute)
+    point = os.path.realpath(target)
+    for mounted in mountinfo():
+        if mounted.point == point or (recursive and mounted.point.startswith(f"{point}/")):
+            mount("", mounted.point, "", MS_REMOUNT | MS_BIND | wanted | mounted.flags)
+
+
+_FLAG_OF: Final = {MOUNT_ATTR_RDONLY: MS_RDONLY, MOUNT_ATTR_NODEV: MS_NODEV}
 
 
 @dataclass(frozen=True, slots=True)

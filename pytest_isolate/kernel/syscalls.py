@@ -16,11 +16,27 @@ __all__ = ["NUMBERS", "libc", "prctl", "sethostname", "setns", "syscall", "unsha
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 
-_UNIFIED: Final = {"open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "mount_setattr": 442}
+_UNIFIED: Final = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "mount_setattr": 442,
+    "clone3": 435,
+}
 _BY_MACHINE: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {"clone": 56, "pivot_root": 155, "capset": 126, "keyctl": 250},
-    "aarch64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219},
-    "riscv64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219},
+    "x86_64": {
+        "clone": 56,
+        "pivot_root": 155,
+        "capset": 126,
+        "keyctl": 250,
+        "set_robust_list": 273,
+        "get_robust_list": 274,
+        "rseq": 334,
+    },
+    "aarch64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219, "set_robust_list": 99, "get_robust_list": 100},
+    "riscv64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219, "set_robust_list": 99, "get_robust_list": 100},
 }
 
 NUMBERS: Final[dict[str, int]] = {**_UNIFIED, **_BY_MACHINE.get(platform.machine(), {})}

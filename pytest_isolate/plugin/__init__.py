@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_isolate.plugin import conflict, marks, settings, terminal, watch
+from pytest_isolate.plugin import bare_imports, conflict, marks, settings, terminal, watch  # the first loads the others
 from pytest_isolate.plugin.fixtures import isolate_box
 from pytest_isolate.plugin.options import pytest_addoption
 
-__all__ = ["isolate_box", "pytest_addoption", "pytest_configure"]
+__all__ = ["bare_imports", "isolate_box", "pytest_addoption", "pytest_configure"]
 
 conflict.refuse()
 

@@ -242,7 +242,7 @@ class Attempt:
     def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
         try:
-            return process.frame(self._deadline)
+            return process.frame(self._deadline, self._box.sampler)
         except ValueError:
             self._kill(process)
             fail_at(self.item, "something else than reports came from the test process")
@@ -291,7 +291,9 @@ class Attempt:
             case "interrupt":
                 raise_at(KeyboardInterrupt(*frame["error"]["args"]), *frame["at"])
             case "refused":
-                fail_at(self.item, str(error_from_json(frame["error"])))
+                from pytest_isolate.machine.explain import explained
+
+                fail_at(self.item, str(explained(error_from_json(frame["error"]))))
             case _:
                 fail_at(self.item, f"pytest's own part failed in the test process:\n{frame.get('trace', '')}")
 

@@ -10,9 +10,11 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from pytest_isolate.plugin.wire import Frame, Inbox, encode, send
+from pytest_isolate.sandbox.process import TICK
 
 __all__ = ["Forked", "TimedOut"]
 
@@ -45,11 +47,12 @@ class Forked:
         self._poll.register(self.pidfd, select.POLLIN)
         self._ended = False
 
-    def frame(self, deadline: float | None) -> Frame | None:
+    def frame(self, deadline: float | None, tick: Callable[[], None] | None = None) -> Frame | None:
         """The next one; None once the process is dead and has left none.
 
         Args:
             deadline: in time.perf_counter()'s seconds.
+            tick: to be called every few milliseconds meanwhile.
 
         Raises:
             TimedOut: there is none before the deadline.
@@ -60,9 +63,14 @@ class Forked:
                 return frame
             if self._ended:
                 return None
-            ready = self._poll.poll(None if deadline is None else max(0.0, deadline - time.perf_counter()) * 1000)
-            if not ready:
-                raise TimedOut
+            left = None if deadline is None else max(0.0, deadline - time.perf_counter())
+            if tick is not None:
+                tick()
+                left = TICK if left is None else min(TICK, left)
+            if not (ready := self._poll.poll(None if left is None else left * 1000)):
+                if deadline is not None and time.perf_counter() >= deadline:
+                    raise TimedOut
+                continue
             for fd, _ in ready:
                 if fd == self.pidfd:
                     self._ended = True

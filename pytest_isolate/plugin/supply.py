@@ -57,8 +57,8 @@ class Supply:
     def start(self) -> None:
         """Start the builder."""
         self._pool.start()
-        if (scope := self._pool.delegation.scope) and not self._settings.isolate_all:  # else the header says it
-            add_note(self._config, f"pytest left its cgroup and moved to {scope}, so that sandboxes can have caps and figures")
+        if self._pool.delegation.scope and not self._settings.isolate_all:  # else the header says it
+            add_note(self._config, "pytest left its cgroup for a scope of systemd's, so that sandboxes can have caps and figures")
 
     def expect(self, specs: Iterable[Spec]) -> None:
         self._pool.expect(specs)

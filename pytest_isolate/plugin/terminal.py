@@ -128,7 +128,16 @@ def header(settings: Settings) -> str:
         return "isolate: off (--no-isolate)"
     if not settings.isolate_all:
         return "isolate: marked tests"
-    return f"isolate: all tests; {_in_force(settings.cgroup)}"
+    return f"isolate: all tests; {_refusal(settings.cgroup) or _in_force(settings.cgroup)}"
+
+
+def _refusal(delegated: str | None) -> str:
+    """What the doctor found, if it was asked since the machine started and nothing can be isolated; else empty."""
+    from pytest_isolate.probe.cache import known_refusal
+
+    if (report := known_refusal(delegated)) is None:
+        return ""
+    return f"but none can be: {report['sandbox'].why} (python -m pytest_isolate doctor)"
 
 
 def _in_force(delegated: str | None) -> str:

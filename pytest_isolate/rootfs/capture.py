@@ -23,9 +23,8 @@ from pytest_isolate.kernel.mounts import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
+    attach,
     mount,
-    mount_setattr,
-    move_mount,
     open_tree,
     umount2,
 )
@@ -51,12 +50,11 @@ def make_workspace(workspace: str, *, own_trees: bool, cgroup_points: Sequence[s
     """
     captured = open_tree("/", recursive=True)
     try:
-        mount_setattr(captured, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, recursive=True)
         mount("tmpfs", workspace, "tmpfs", MS_NOSUID, "mode=755")
         os.chdir(workspace)
         for name in (HOST, ROOT, UPPER, DEVICES, CGROUPS, EMPTY, GROUP):
             os.mkdir(name, 0o755)
-        move_mount(captured, HOST)
+        attach(captured, HOST, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV, recursive=True)
     finally:
         os.close(captured)
     if own_trees:

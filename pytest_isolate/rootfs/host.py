@@ -243,7 +243,10 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
     Raises:
         SetupError: a path of the spec doesn't exist.
     """
-    return _survey("/", rootless=rootless, places=places, trees=trees).plan(spec, "").describe()
+    survey = _survey("/", rootless=rootless, places=places, trees=trees)
+    # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
+    sockets = () if rootless else _reachable(survey.sockets, survey.trees)
+    return replace(survey, sockets=sockets).plan(spec, "").describe()
 
 
 def _enter(workspace: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from pytest_isolate.kernel.calls import NOW, Calls
 from pytest_isolate.kernel.mounts import (
     MNT_DETACH,
     MS_BIND,
@@ -23,11 +24,7 @@ from pytest_isolate.kernel.mounts import (
     MS_RDONLY,
     MS_REC,
     MS_REMOUNT,
-    bind,
     escape_overlay,
-    mount,
-    pivot_root,
-    umount2,
 )
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.units import format_size
@@ -86,8 +83,8 @@ class Operation:
         """One line for people (``--isolate-plan``)."""
         raise NotImplementedError
 
-    def execute(self, root: str) -> None:
-        """Do it with the sandbox's root at `root`. Raises OSError."""
+    def execute(self, root: str, calls: Calls = NOW) -> None:
+        """Do it with the sandbox's root at `root`. Raises OSError, and what `calls` raises."""
         raise NotImplementedError
 
     def hint(self, number: int) -> str:
@@ -99,8 +96,12 @@ class Operation:
         try:
             self.execute(root)
         except OSError as error:
-            number = error.errno or 0
-            raise SetupError(self.step, self.target, number, self.hint(number), str(error)) from error
+            raise self.refused(error) from error
+
+    def refused(self, error: OSError) -> SetupError:
+        """What the kernel's `error` in this step means for people."""
+        number = error.errno or 0
+        return SetupError(self.step, self.target, number, self.hint(number), str(error))
 
 
 def apply(operations: Iterable[Operation], root: str) -> None:
@@ -137,11 +138,11 @@ class Directory:
     uid: int | None = None
     gid: int | None = None
 
-    def make(self, path: str) -> None:
-        os.mkdir(path, 0o700)
+    def make(self, path: str, calls: Calls = NOW) -> None:
+        calls.mkdir(path, 0o700)
         if self.uid is not None and self.gid is not None:
-            os.chown(path, self.uid, self.gid)
-        os.chmod(path, self.mode)
+            calls.chown(path, self.uid, self.gid)
+        calls.chmod(path, self.mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +157,14 @@ class Upper(Operation):
     def describe(self) -> str:
         return f"tmpfs for writes, {format_size(self.size) if self.size else 'half of the memory'}"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         del root  # beside it
         data = f"mode=700,size={self.size}" if self.size else "mode=700"
-        mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
-        os.mkdir(f"{UPPER}/{FIGURES}", 0o500)
+        calls.mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
+        calls.mkdir(f"{UPPER}/{FIGURES}", 0o500)
         for number, directory in enumerate(self.directories):
-            directory.make(f"{UPPER}/{number}")
-            os.mkdir(f"{UPPER}/{WORK}{number}", 0o700)
+            directory.make(f"{UPPER}/{number}", calls)
+            calls.mkdir(f"{UPPER}/{WORK}{number}", 0o700)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +184,12 @@ class Overlay(Operation):
     def describe(self) -> str:
         return f"overlay {self.target} (the host's below, writes are thrown away)"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         data = (
             f"lowerdir={escape_overlay(self.lower)},upperdir={UPPER}/{self.number},"
             f"workdir={UPPER}/{WORK}{self.number},{self.options}"
         )
-        mount("overlay", root + self.target, "overlay", self.flags | MS_NODEV, data)
+        calls.mount("overlay", root + self.target, "overlay", self.flags | MS_NODEV, data)
 
     def hint(self, number: int) -> str:
         if number == errno.EINVAL:
@@ -216,29 +217,20 @@ class Bind(Operation):
     def describe(self) -> str:
         return f"bind {self.target} ({'read-only' if self.readonly else 'read-write'})"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         target = root + self.target
         if self.make:
-            _make_point(self.source, target)
+            calls.make_point(self.source, target)
         # Where the source isn't read-only itself (a clone in the workspace), each copy has to be made so.
         if self.readonly and os.path.isabs(self.source):
-            bind(self.source, target, recursive=self.recursive, readonly=True)
+            calls.bind(self.source, target, recursive=self.recursive, readonly=True)
         else:
-            mount(self.source, target, "", MS_BIND | MS_REC if self.recursive else MS_BIND)
+            calls.mount(self.source, target, "", MS_BIND | MS_REC if self.recursive else MS_BIND)
 
     def hint(self, number: int) -> str:
         if number == errno.ENOENT:
             return f"make {self.target} on the host before the test asks for it"
         return HINTS.get(number, "")
-
-
-def _make_point(source: str, target: str) -> None:
-    """An empty directory or file for `source` to be bound on, with the directories above it."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +244,10 @@ class GroupDirectory(Operation):
     def describe(self) -> str:
         return f"bind {self.source} ({self.target} of the sandbox, read-only)"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         del root  # beside it
-        mount(self.source, GROUP, "", MS_BIND)
-        mount("", GROUP, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _KEEP_FLAGS)
+        calls.mount(self.source, GROUP, "", MS_BIND)
+        calls.mount("", GROUP, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _KEEP_FLAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +266,8 @@ class FileSystem(Operation):
     def describe(self) -> str:
         return f"{self.fstype} {self.target} (own{', read-only' if self.flags & MS_RDONLY else ''})"
 
-    def execute(self, root: str) -> None:
-        mount(self.fstype, root + self.target, self.fstype, self.flags, self.data)
+    def execute(self, root: str, calls: Calls = NOW) -> None:
+        calls.mount(self.fstype, root + self.target, self.fstype, self.flags, self.data)
 
     def hint(self, number: int) -> str:
         if number == errno.EPERM and self.fstype in ("proc", "sysfs"):
@@ -296,10 +288,10 @@ class ReadOnly(Operation):
     def describe(self) -> str:
         return f"read-only {self.target}"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         target = root + self.target
-        mount(target, target, "", MS_BIND)
-        mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _KEEP_FLAGS)
+        calls.mount(target, target, "", MS_BIND)
+        calls.mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | _KEEP_FLAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,15 +310,15 @@ class Hide(Operation):
     def describe(self) -> str:
         return f"{self.why} {self.target}"
 
-    def execute(self, root: str) -> None:
+    def execute(self, root: str, calls: Calls = NOW) -> None:
         target = root + self.target
         if not self.keep:
-            mount(self.cover, target, "", MS_BIND)
+            calls.mount(self.cover, target, "", MS_BIND)
             return
-        mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+        calls.mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
         for path in self.keep:
-            _make_point(path, root + path)
-        mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+            calls.make_point(path, root + path)
+        calls.mount("", target, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
     def hint(self, number: int) -> str:
         if number == errno.ENOENT:
@@ -350,8 +342,8 @@ class EnterRoot(Operation):
     def describe(self) -> str:
         return f"bind / ({'the host, read-only' if self.readonly else 'what was built outside'})"
 
-    def execute(self, root: str) -> None:
-        mount(self.source, root, "", MS_BIND | MS_REC)
+    def execute(self, root: str, calls: Calls = NOW) -> None:
+        calls.mount(self.source, root, "", MS_BIND | MS_REC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +356,8 @@ class PivotRoot(Operation):
     def describe(self) -> str:
         return "pivot_root, then the host's tree is detached"
 
-    def execute(self, root: str) -> None:
-        os.chdir(root)
-        pivot_root(".", ".")
-        umount2(".", MNT_DETACH)
-        os.chdir("/")
+    def execute(self, root: str, calls: Calls = NOW) -> None:
+        calls.chdir(root)
+        calls.pivot_root(".", ".")
+        calls.umount2(".", MNT_DETACH)
+        calls.chdir("/")

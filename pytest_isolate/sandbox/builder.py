@@ -35,6 +35,7 @@ from pytest_isolate.sandbox.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
+from pytest_isolate.sandbox.init_script import InitScripts
 from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
@@ -83,7 +84,8 @@ class Builder:
         )
         self._hello(identity, root)
         namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        return Construction(root, identity, namespace, open_program(), os.pidfd_open(os.getpid()))
+        program, own = open_program(), os.pidfd_open(os.getpid())
+        return Construction(root, identity, namespace, program, own, InitScripts(self._workspace.path, program, own))
 
     def _hello(self, identity: Identity, root: HostRoot) -> None:
         hierarchy = self._hierarchy
@@ -126,8 +128,7 @@ class Builder:
         except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
-            known = error if isinstance(error, IsolateError) else SetupError.from_os_error("build", error)
-            self._channel.send({"n": number, "error": known.to_json()})
+            self._channel.send({"n": number, "error": _known(error, "build").to_json()})
             return
         self._live[number] = (built, group)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
@@ -180,6 +181,13 @@ def _step(name: str, function: Any, *args: Any) -> None:
         raise SetupError.from_os_error(name, error) from None
 
 
+def _known(error: IsolateError | OSError, step: str) -> IsolateError:
+    """`error` with its cause on this machine, which is looked for only now that something failed."""
+    from pytest_isolate.machine.explain import explained
+
+    return explained(error if isinstance(error, IsolateError) else SetupError.from_os_error(step, error))
+
+
 def _kill(built: Built) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
@@ -208,9 +216,8 @@ def main(argv: list[str]) -> None:
     try:
         builder = Builder(channel, parent, first[0])
     except (IsolateError, OSError) as error:
-        known = error if isinstance(error, IsolateError) else SetupError.from_os_error("start the builder", error)
         with suppress(OSError):
-            channel.send({"error": known.to_json()})
+            channel.send({"error": _known(error, "start the builder").to_json()})
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Collections would only touch, and so copy, what every init shares with its parent until exec.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,10 +32,13 @@ from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.identity import Identity
 from pytest_isolate.sandbox.init import become_init
+from pytest_isolate.sandbox.init_script import InitScript, InitScripts
 
 __all__ = ["Built", "Construction"]
 
 _READY: Final = b"ready"
+_END: Final = 5.0
+"""Seconds for a killed init to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Construction:
         namespace: fd of the builder's mount namespace, to return to.
         program: fd of init's program, or None.
         builder: fd of the builder's own pidfd.
+        scripts: how inits are made without a copy of the builder.
     """
 
     root: HostRoot
@@ -62,6 +67,7 @@ class Construction:
     namespace: int
     program: int | None
     builder: int
+    scripts: InitScripts
 
     def build(self, spec: Spec, plan: Plan, group: str = "") -> Built:
         """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
@@ -69,26 +75,46 @@ class Construction:
         Args:
             group: its directory in the v2 tree, empty if it has none.
         """
+        script = self.scripts.of(spec, plan)
+        try:
+            return self._build(spec, plan, group, script)
+        except SetupError:
+            if script is None or not script.not_executed:
+                raise
+        self.scripts.give_up()
+        return self._build(spec, plan, group, None)
+
+    def _build(self, spec: Spec, plan: Plan, group: str, script: InitScript | None) -> Built:
         with _Pipe() as go, _Pipe() as status:
-            built = self._clone_init(spec, plan, group, go, status)
+            built = self._clone_init(spec, plan, group, script, go, status)
             try:
                 setns(self.namespace, CLONE_NEWNS)
                 status.close_write()
-                self._admit(built.init_pid, spec, go.write)
-                _await(status.read)
+                try:
+                    self._admit(built.init_pid, spec, go.write)
+                except (SetupError, BrokenPipeError):
+                    if select.select([status.read], [], [], 0)[0]:  # it has ended before, and says why
+                        _await(status.read, script)
+                    raise
+                _await(status.read, script)
             except BaseException:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
+                # Until it has ended it may read the script, which the next one is to write.
+                select.select([built.pidfd], [], [], _END)
                 os.close(built.pidfd)
                 raise
         return built
 
-    def _clone_init(self, spec: Spec, plan: Plan, group: str, go: _Pipe, status: _Pipe) -> Built:
+    def _clone_init(self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
+        namespaces = ALL & ~CLONE_NEWNET if spec.net == "host" else ALL
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
             self.root.apply_outside(plan, group)
-            pid, pidfd = _step("clone init", clone, ALL & ~CLONE_NEWNET if spec.net == "host" else ALL)
+            if script is not None:
+                return Built(*_step("clone init", script.start, namespaces, go.read, go.write, status.write))
+            pid, pidfd = _step("clone init", clone, namespaces)
         except BaseException:
             setns(self.namespace, CLONE_NEWNS)
             raise
@@ -153,9 +179,13 @@ def _step(name: str, function: Any, *args: Any) -> Any:
         raise SetupError.from_os_error(name, error) from None
 
 
-def _await(status: int) -> None:
+def _await(status: int, script: InitScript | None) -> None:
     """Wait for init to be ready, or for its error. Raises SetupError."""
     data = os.read(status, 65536)
+    if script is not None:  # at the end of file it has become its program, or failed
+        if failure := script.failure():
+            raise failure
+        return
     if data == _READY:
         return
     while chunk := os.read(status, 65536):

@@ -1,13 +1,15 @@
 """Entering a sandbox: one fork of the calling process into namespaces and cgroup that already exist.
 
-As real root the caller points its `pid_for_children` at the sandbox, forks, and points it back: one copy of
-the address space. An unprivileged caller isn't let back (setns to the own PID namespace is EPERM without
-CAP_SYS_ADMIN there), so a first fork enters and makes the test process as its sibling (`clone.sibling`).
-Either way the test process is a direct child of the caller.
+As real root the caller points its `pid_for_children` at the sandbox, forks, and points it back. An unprivileged
+caller isn't let back (setns to the own PID namespace is EPERM without CAP_SYS_ADMIN there). If it has one thread the
+test process is born inside (`born_inside`), also at the price of one copy of the address space; with threads, a first
+fork enters and makes the test process as its sibling (`clone.sibling`): two copies. Every way the test process is a
+direct child of the caller.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -15,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_isolate.kernel import born_inside
 from pytest_isolate.kernel.capabilities import join_session_keyring
 from pytest_isolate.kernel.cgroup import Group, join
-from pytest_isolate.kernel.clone import sibling
+from pytest_isolate.kernel.cgroup_open import OpenGroup
+from pytest_isolate.kernel.clone import fork_into, sibling
 from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID
 from pytest_isolate.kernel.signals import block_signals, restore_signals
 from pytest_isolate.kernel.syscalls import setns, unshare
@@ -32,6 +36,9 @@ __all__ = ["EXIT_NOT_JOINED", "Entrance"]
 
 EXIT_NOT_JOINED: Final = 70
 """Exit status of a process that could not join its sandbox (EX_SOFTWARE)."""
+
+_NOT_BORN: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EDEADLK})
+"""Where nothing can be born in a cgroup: an old kernel, a filter that knows no clone3(2), threads. Then it joins afterwards."""
 
 Failed = Callable[[SetupError], object]
 
@@ -62,15 +69,26 @@ class Entrance:
         Raises:
             OSError: from fork itself, or setns(2) of a sandbox that is gone.
         """
-        return self._fork_twice(failed) if self.rootless else self._fork_once(failed)
+        if self.rootless and not born_inside.available():
+            return self._fork_twice(failed)
+        unified = self.group is not None and bool(self.group.v2)
+        try:
+            group = OpenGroup(self.group) if self.rootless or unified else None
+        except OSError:  # joining by path will say what is wrong with them
+            return self._fork_twice(failed) if self.rootless else self._fork_once(None, failed)
+        if group is None:
+            return self._fork_once(None, failed)
+        with group:
+            return self._fork_inside(group, failed) if self.rootless else self._fork_once(group, failed)
 
-    def _fork_once(self, failed: Failed) -> int:
+    def _fork_once(self, group: OpenGroup | None, failed: Failed) -> int:
         blocked = block_signals()
         pid = -1
+        born = False
         try:
             setns(self.pidfd, CLONE_NEWPID)
             try:
-                pid = _os_fork()
+                pid, born = _fork_into(group.directory if group else None)
             finally:
                 if pid != 0:
                     setns(self.own_pid_namespace, CLONE_NEWPID)
@@ -78,10 +96,47 @@ class Entrance:
             if pid != 0:
                 restore_signals(blocked)
         if pid == 0:
+            self._guard(failed, lambda: self._join(group, born=born))
             self._guard(failed, lambda: self._enter(self._namespaces() & ~CLONE_NEWPID))
             self._guard(failed, self._settle)
             restore_signals(blocked)
         return pid
+
+    def _join(self, group: OpenGroup | None, *, born: bool) -> None:
+        if group is not None:
+            group.join(born=born)
+        elif self.group is not None:
+            join(self.group)
+
+    def _fork_inside(self, group: OpenGroup, failed: Failed) -> int:
+        here = _working_directory()
+        blocked = block_signals()
+        pid = -1
+        born = False
+        try:
+            pid, born = self._born_inside(group.directory)
+        finally:
+            if pid != 0:
+                if isinstance(here, int):
+                    os.close(here)
+                restore_signals(blocked)
+        if pid == 0:
+            self._guard(failed, lambda: group.join(born=born))
+            self._guard(failed, self._begin_cgroup_namespace)
+            self._guard(failed, lambda: _go_to(here))
+            self._guard(failed, self._settle)
+            restore_signals(blocked)
+        return pid
+
+    def _born_inside(self, directory: int | None) -> tuple[int, bool]:
+        """Pid, and whether it was born in the v2 directory, too."""
+        if directory is not None:
+            try:
+                return born_inside.fork_inside(self.pidfd, self._namespaces() & ~CLONE_NEWCGROUP, directory), True
+            except OSError as error:
+                if error.errno not in _NOT_BORN:
+                    raise
+        return born_inside.fork_inside(self.pidfd, self._namespaces()), False
 
     def _fork_twice(self, failed: Failed) -> int:
         told, tell = os.pipe()
@@ -91,6 +146,7 @@ class Entrance:
             first = _os_fork()
             if first == 0:
                 os.close(told)
+                self._guard(failed, lambda: self._join(None, born=False))
                 self._guard(failed, lambda: self._enter(self._namespaces()))
                 pid = self._guard(failed, sibling)
                 if pid:
@@ -115,19 +171,16 @@ class Entrance:
         return ALL & ~CLONE_NEWNET if self.spec.net == "host" else ALL
 
     def _enter(self, namespaces: int) -> None:
-        """cgroup first: its files can't be reached from inside. Then the working directory, by its path."""
-        if self.group is not None:
-            join(self.group)
+        """The working directory last, by its path. The cgroup has been joined: its files can't be reached from inside."""
         here = _working_directory()
         setns(self.pidfd, namespaces)
+        self._begin_cgroup_namespace()
+        _go_to(here)
+
+    def _begin_cgroup_namespace(self) -> None:
+        """Init's begins at init's own group; in the v2 tree the test's begins at the test's, so that it is ``/`` inside."""
         if self.group is not None and self.group.v2:
-            # Init's cgroup namespace begins at init's own group; the test's begins here, so that it is "/" inside.
             unshare(CLONE_NEWCGROUP)
-        if isinstance(here, str):
-            _change_directory(here)
-        else:
-            os.fchdir(here)
-            os.close(here)
 
     def _settle(self) -> None:
         """What makes the process its own: process group, keyring, privileges, environment."""
@@ -171,6 +224,17 @@ def _os_fork() -> int:
         return os.fork()
 
 
+def _fork_into(directory: int | None) -> tuple[int, bool]:
+    """os.fork; and whether the child was born in the cgroup v2 `directory`, which spares it waiting for an RCU grace period."""
+    if directory is not None:
+        try:
+            return fork_into(directory), True
+        except OSError as error:
+            if error.errno not in _NOT_BORN:
+                raise
+    return _os_fork(), False
+
+
 def _working_directory() -> str | int:
     """Its path, or an fd of a directory that no path leads to any more."""
     try:
@@ -179,9 +243,14 @@ def _working_directory() -> str | int:
         return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _change_directory(path: str) -> None:
+def _go_to(here: str | int) -> None:
+    """To what `_working_directory` gave, seen from inside."""
+    if isinstance(here, int):
+        os.fchdir(here)
+        os.close(here)
+        return
     try:
-        os.chdir(path)
+        os.chdir(here)
     except OSError as error:
         hint = "the working directory isn't there inside: take it out of hide=, or run pytest from another one"
-        raise SetupError.from_os_error("chdir", error, path, hint) from None
+        raise SetupError.from_os_error("chdir", error, here, hint) from None

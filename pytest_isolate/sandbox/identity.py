@@ -13,21 +13,15 @@ import grp
 import os
 import pwd
 from dataclasses import dataclass
-from typing import Final
 
 from pytest_isolate.kernel.capabilities import DOCKER_DEFAULT, capset, drop_bounding, set_no_new_privs
 from pytest_isolate.kernel.namespaces import CLONE_NEWNS, CLONE_NEWUSER, IdMap, own_map
 from pytest_isolate.kernel.syscalls import unshare
+from pytest_isolate.machine.subordinate import find_program, subordinate_range
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.spec import Spec
 
 __all__ = ["Identity", "drop_privileges", "enter_run_namespace"]
-
-_USERNS_HINT: Final = (
-    "sysctl -w user.max_user_namespaces=15000; Debian: sysctl -w kernel.unprivileged_userns_clone=1; "
-    "Ubuntu: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; "
-    "in a container: run it with --privileged or with a seccomp profile that allows unshare"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +75,8 @@ def enter_run_namespace() -> Identity:
             raise SetupError.from_os_error("unshare mount namespace", error) from None
     else:
         return Identity(rootless=False, uid=uid, gid=gid)
-    uids, gids = _subordinate("/etc/subuid", uid), _subordinate("/etc/subgid", uid)
-    programs = _which("newuidmap"), _which("newgidmap")
+    uids, gids = subordinate_range("/etc/subuid", uid), subordinate_range("/etc/subgid", uid)
+    programs = find_program("newuidmap"), find_program("newgidmap")
     if uids and gids and all(programs):
         if not _with_subordinate_ids(programs, (uid, *uids), (gid, *gids)):
             uids = gids = None
@@ -97,8 +91,13 @@ def _unshare_user() -> None:
     try:
         unshare(CLONE_NEWUSER | CLONE_NEWNS)
     except OSError as error:
-        why = f"unshare(CLONE_NEWUSER): {error.strerror}"
-        raise MissingCapability("userns", [], why, _USERNS_HINT) from None
+        raise _refused(error, "unshare(CLONE_NEWUSER)") from None
+
+
+def _refused(error: OSError, call: str) -> MissingCapability:
+    from pytest_isolate.machine.explain import lacks_user_namespaces
+
+    return lacks_user_namespaces(error, call)
 
 
 def _write_own_maps(uid: int, gid: int) -> None:
@@ -108,31 +107,7 @@ def _write_own_maps(uid: int, gid: int) -> None:
             with open(path, "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as error:
-            raise MissingCapability("userns", [], f"{path}: {error.strerror}", _USERNS_HINT) from None
-
-
-def _subordinate(path: str, uid: int) -> tuple[int, int] | None:
-    """The first range of subuid(5) or subgid(5) that belongs to `uid`, by name or number."""
-    try:
-        owner = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        owner = str(uid)
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, rest = line.strip().partition(":")
-                if name in (owner, str(uid)):
-                    first, _, count = rest.partition(":")
-                    return int(first), int(count)
-    except (OSError, ValueError):
-        return None
-    return None
-
-
-def _which(program: str) -> str:
-    """The path of `program`, empty if there is none (shutil.which costs its import)."""
-    paths = (os.path.join(folder, program) for folder in (*os.get_exec_path(), "/usr/bin", "/usr/sbin"))
-    return next((path for path in paths if os.access(path, os.X_OK)), "")
+            raise _refused(error, f"write {path}") from None
 
 
 def _with_subordinate_ids(programs: tuple[str, str], uids: tuple[int, int, int], gids: tuple[int, int, int]) -> bool:

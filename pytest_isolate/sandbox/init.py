@@ -24,7 +24,10 @@ import struct
 from contextlib import suppress
 from typing import Final, NoReturn
 
-__all__ = ["BUILDER_FD", "become_init", "program"]
+__all__ = ["BUILDER_FD", "NAME", "become_init", "open_program", "program"]
+
+NAME: Final = "pytest-isolate-init"
+"""As ps(1) shows it."""
 
 BUILDER_FD: Final = 3
 """Where init finds the builder's pidfd."""
@@ -84,8 +87,11 @@ def open_program() -> int | None:
     if image is None:
         return None
     try:
-        fd = os.memfd_create("pytest-isolate-init")
+        fd = os.memfd_create(NAME)
         os.write(fd, image)
+        if fd == BUILDER_FD:  # that number is to become the builder's pidfd
+            fd = os.dup(fd)
+            os.close(BUILDER_FD)
     except OSError:  # no memfd here, or vm.memfd_noexec=2
         return None
     return fd
@@ -93,14 +99,12 @@ def open_program() -> int | None:
 
 def become_init(program_fd: int | None, builder: int) -> NoReturn:
     """Turn the caller, PID 1 with SIGCHLD ignored, into init. Every fd but `builder` must be close-on-exec."""
-    if program_fd == BUILDER_FD:
-        program_fd = os.dup(program_fd)
     if builder != BUILDER_FD:
         os.dup2(builder, BUILDER_FD)
     os.set_inheritable(BUILDER_FD, True)
     if program_fd is not None:
         with suppress(OSError):  # vm.memfd_noexec, or a security module: the loop below does the same with more memory
-            os.execve(program_fd, ["pytest-isolate-init"], {})
+            os.execve(program_fd, [NAME], {})
     os.closerange(BUILDER_FD + 1, 1024)
     poll = select.poll()
     poll.register(BUILDER_FD, select.POLLIN)

@@ -16,16 +16,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from pytest_isolate.model.errors import SetupError, error_from_json
 
-__all__ = ["Process", "Stream", "spawn"]
+__all__ = ["TICK", "Process", "Stream", "spawn"]
 
 Stream = int | IO[bytes] | None
 """None to inherit, subprocess.PIPE, subprocess.DEVNULL, subprocess.STDOUT (for stderr), an fd or a file."""
 
 Fork = Callable[[Callable[[SetupError], object]], int]
+
+
+TICK: Final = 0.005
+"""Seconds between two samples."""
 
 
 class Process:
@@ -38,9 +42,12 @@ class Process:
         stdin, stdout, stderr: pipes where asked for.
     """
 
-    def __init__(self, args: Sequence[str], pid: int, pipes: tuple[IO[bytes] | None, ...]) -> None:
+    def __init__(
+        self, args: Sequence[str], pid: int, pipes: tuple[IO[bytes] | None, ...], tick: Callable[[], None] | None = None
+    ) -> None:
         self.args = list(args)
         self.pid = pid
+        self._tick = tick
         self.returncode: int | None = None
         self.stdin, self.stdout, self.stderr = pipes
         self._pidfd = os.pidfd_open(pid)
@@ -55,13 +62,22 @@ class Process:
         Raises:
             subprocess.TimeoutExpired: after `timeout` seconds.
         """
-        if self.returncode is None and timeout is not None:
-            ready, _, _ = select.select([self._pidfd], [], [], max(timeout, 0))
-            if not ready:
-                raise subprocess.TimeoutExpired(self.args, timeout)
+        if self.returncode is None and (timeout is not None or self._tick is not None):
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while not select.select([self._pidfd], [], [], self._pause(deadline))[0]:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
         while (code := self._reap(0)) is None:
             pass
         return code
+
+    def _pause(self, deadline: float | None) -> float | None:
+        """How long to wait at most, in seconds, before asking again; calls `tick`."""
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if self._tick is None:
+            return left
+        self._tick()
+        return TICK if left is None else min(left, TICK)
 
     def _reap(self, flags: int) -> int | None:
         if self.returncode is None:
@@ -91,7 +107,7 @@ class Process:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            exchange.step(left)
+            exchange.step(self._pause(deadline))
         self.wait(None if deadline is None else deadline - time.monotonic())
         self.close()
         return exchange.output(self.stdout), exchange.output(self.stderr)
@@ -164,12 +180,19 @@ class _Exchange:
 
 
 def spawn(
-    fork: Fork, args: Sequence[str], streams: tuple[Stream, Stream, Stream], cwd: str | None, *, foreground: bool
+    fork: Fork,
+    args: Sequence[str],
+    streams: tuple[Stream, Stream, Stream],
+    cwd: str | None,
+    *,
+    foreground: bool,
+    tick: Callable[[], None] | None = None,
 ) -> Process:
     """Fork by `fork` and exec `args` with `streams` as standard input, output and error.
 
     Args:
         foreground: hand the terminal on standard input to the program, as a shell does.
+        tick: to be called every TICK seconds while the program is waited for.
 
     Raises:
         SetupError: the sandbox could not be joined.
@@ -195,7 +218,7 @@ def spawn(
     with os.fdopen(status_read, "rb") as status:
         answer = status.read()
     if not answer:
-        return Process(args, pid, pipes)
+        return Process(args, pid, pipes, tick)
     os.waitpid(pid, 0)
     for pipe in pipes:
         if pipe:

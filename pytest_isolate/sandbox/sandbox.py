@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,9 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from pytest_isolate.kernel.cgroup import Group, count_tasks, oom_victims, read_events, read_usage
+from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
 from pytest_isolate.model.errors import SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from pytest_isolate.sandbox.pool import Pool
 
 __all__ = ["Events", "Placement", "Sandbox"]
+
+
+_FORK_HINTS: Final = {
+    errno.EAGAIN: "a limit on processes is reached: raise ulimit -u, or pids.max of the cgroup that pytest runs in",
+    errno.ENOMEM: "there is no memory for another copy of the pytest process: run fewer workers, or see vm.overcommit_memory",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Sandbox:
         self._own_pool: Pool | None = None
         self._pool = pool
         self._placement: Placement | None = None
+        self._sampled_peak: int | None = None
 
     @classmethod
     def placed(cls, spec: Spec, pool: Pool, placement: Placement) -> Sandbox:
@@ -154,7 +162,8 @@ class Sandbox:
         except OSError as error:
             if not self.alive():
                 raise SandboxGone("the sandbox ended before it was entered: its builder was killed") from None
-            raise SetupError.from_os_error("fork into the sandbox", error) from None
+            hint = _FORK_HINTS.get(error.errno or 0, "")
+            raise SetupError.from_os_error("fork into the sandbox", error, hint=hint) from None
 
     def popen(
         self,
@@ -175,7 +184,7 @@ class Sandbox:
             SetupError: the sandbox could not be joined.
             OSError: the program could not be executed.
         """
-        return spawn(self.fork, args, (stdin, stdout, stderr), cwd, foreground=foreground)
+        return spawn(self.fork, args, (stdin, stdout, stderr), cwd, foreground=foreground, tick=self.sampler)
 
     def run(
         self,
@@ -210,9 +219,25 @@ class Sandbox:
     def usage(self) -> Usage:
         """What it has consumed so far, as its cgroups and its writable layer tell."""
         usage = read_usage(self._place.group) if self._place.group is not None else Usage()
+        if self.sampler is not None:
+            self._sample()
+            usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
+
+    @property
+    def sampler(self) -> Callable[[], None] | None:
+        """What whoever waits for the sandbox is to call every few milliseconds, so that `usage` knows the peak of
+        memory; None where the kernel keeps it."""
+        group = self._place.group
+        return self._sample if group is not None and group.peak_sampled else None
+
+    def _sample(self) -> None:
+        group = self._place.group
+        now = memory_now(group) if group is not None else None
+        if now is not None:
+            self._sampled_peak = max(now, self._sampled_peak or 0)
 
     def events(self, known: Collection[int] = (), *, network: bool = True) -> Events:
         """What ran into a limit so far.

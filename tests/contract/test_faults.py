@@ -58,7 +58,7 @@ BUILDER = [
     ("setsid", "EPERM", 1), ("ioctl", "EPERM", 1), ("memfd_create", "ENOSYS", 1),
     *(("mount", "EPERM", number) for number in (1, 2, 3, 5, 8, 11, 13, 16, 19, 22, 25, 28)),
     *(("mkdir", "EACCES", number) for number in (1, 2, 4, 6, 8, 10)),
-    ("umount2", "EINVAL", 1), ("chdir", "ENOENT", 1),
+    ("umount2", "EINVAL", 1), ("chdir", "ENOENT", 1), ("execveat", "EACCES", 1), ("prctl", "EINVAL", 1), ("dup3", "EBADF", 1), ("socket", "EPERM", 1),
 ]  # fmt: skip
 # What the process that enters calls.
 ENTERING = [("setns", "EPERM", number) for number in (1, 2, 3)] + [

@@ -1,28 +1,36 @@
 """The one way for a test to be skipped: `@requires("cgroup-memory", "root")`.
 
-Each capability has a probe that does the thing in small and says why it doesn't work. What is missing skips the
+Each capability has a probe that does the thing in small and says why it doesn't work: for what sandboxes are made of it is the
+doctor's (`pytest_isolate.probe`). What is missing skips the
 test, by name, so that a run shows what it did not check; `ISOLATE_REQUIRE=all`, or a comma list of names,
 turns those skips into failures (CI sets it: a machine that lost a capability is a red build). `all,!root` demands all but that one.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from pytest_isolate.kernel.cgroup import IoCap, detect, run_name
+from pytest_isolate.kernel.cgroup import IoCap, detect
+from pytest_isolate.kernel.mounts import mountinfo
 from pytest_isolate.model.errors import IsolateError
-from pytest_isolate.sandbox.delegation import obtain
-from tests.support.unprivileged import USER_ID, find_python
+from pytest_isolate.probe.capability import Report
+from tests.support.unprivileged import USER_ID, find_python, run_as_user
 
 __all__ = ["on_layout", "pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
+
+_ROOT: Final = Path(__file__).parents[2]
 
 
 def requires(*names: str) -> pytest.MarkDecorator:
@@ -75,41 +83,39 @@ def _unprivileged_user() -> str:
     return "" if find_python() else f"no Python >= 3.11 that user {USER_ID} can run with this package"
 
 
-def _user_namespaces() -> str:
-    """An unprivileged user makes a user namespace."""
-    user = None if os.geteuid() else USER_ID
-    done = subprocess.run(["unshare", "--user", "true"], user=user, capture_output=True, text=True, check=False)
-    return done.stderr.strip()
+@cache
+def _report(*, user: bool = False) -> Report:
+    """The doctor's examination of this machine, for us or for the unprivileged user. Raises RuntimeError with what it printed."""
+    command = ["-m", "pytest_isolate", "doctor", "--json"]
+    uncached = {"XDG_CACHE_HOME": os.devnull}
+    if user and os.geteuid() == 0:
+        done = run_as_user([str(find_python()), *command], env=uncached)
+    else:
+        env = {**os.environ, "PYTHONPATH": str(_ROOT), **uncached}
+        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+    try:
+        return Report.from_json(json.loads(done.stdout))
+    except ValueError:
+        raise RuntimeError(done.stdout + done.stderr) from None
 
 
-def _controller(name: str) -> Callable[[], str]:
+def _probed(name: str, *, user: bool = False) -> Callable[[], str]:
+    """A capability that the doctor tries; one that works in a weaker way only isn't what a test asks for."""
+
     def probe() -> str:
-        obtain((), None)
-        hierarchy = detect()
-        hierarchy.create_run(run_name(os.getpid(), 999))
-        try:
-            missing = hierarchy.lacking.get(f"cgroup-{name}")
-        finally:
-            hierarchy.remove_run()
-            hierarchy.leave()
-        return missing.why if missing else ""
+        found = _report(user=user)[name]
+        return "" if found.state == "works" else found.why
 
     return probe
 
 
-def _swap_accounting() -> str:
-    files = ("memory.memsw.limit_in_bytes", "memory.swap.max")
-    obtain((), None)
-    bases = detect().bases
-    return "" if any(os.path.exists(f"{path}/{name}") for path in bases for name in files) else f"none of {' and '.join(files)}"
+def _engine(name: str) -> Callable[[], str]:
+    def probe() -> str:
+        from tests.support.containers import engine_missing
 
+        return engine_missing(name)
 
-def _kernel_log() -> str:
-    try:
-        os.close(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK))
-    except OSError as error:
-        return str(error)
-    return ""
+    return probe
 
 
 def _disk() -> str:
@@ -148,21 +154,26 @@ _PLUGINS: Final = (
     "pytest-mock", "pytest-randomly", "pytest-reportlog", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist", "syrupy",
 )  # fmt: skip
 
+_PROBED: Final = (
+    "pid-namespace", "net-namespace", "mounts", "proc", "overlay", "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory",
+    "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "sandbox",
+)  # fmt: skip
+
 _PROBES: Final[dict[str, Callable[[], str]]] = {
     **{f"plugin-{name}": _distribution(name) for name in _PLUGINS},
     "root": _root,
     "unprivileged-user": _unprivileged_user,
-    "userns": _user_namespaces,
-    "cgroup-cpu": _controller("cpu"),
-    "cgroup-memory": _controller("memory"),
-    "cgroup-pids": _controller("pids"),
-    "cgroup-io": _controller("io"),
-    "cgroup-swap": _swap_accounting,
-    "kmsg": _kernel_log,
+    # An unprivileged user makes one.
+    "userns": _probed("userns", user=True),
+    **{name: _probed(name) for name in _PROBED},
+    **{f"engine-{name}": _engine(name) for name in ("runc", "podman", "podman-rootless")},
     "disk": _disk,
     "qemu-aarch64": _emulator,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
+    "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",
+    "two-cpus": lambda: "" if len(os.sched_getaffinity(0)) > 1 else "there is one CPU to run on",
+    "x86-64": lambda: "" if platform.machine() == "x86_64" else f"this is {platform.machine()}",
 }
 
 if __name__ == "__main__":

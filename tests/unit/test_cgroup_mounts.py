@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pytest_isolate.kernel.cgroup_mounts import V1_NAMES, Place, cgroup_mounts, delegation_hint, layout, own_cgroups, place_of
+from pytest_isolate.kernel.cgroup_mounts import Place, cgroup_mounts, delegation_hint, layout, own_cgroups, place_of
 
 V1 = """\
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -81,19 +81,6 @@ def test_second_mount_that_shows_the_own_cgroup_is_found() -> None:
         "36 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
     )
     assert place("memory", text, "4:memory:/mine").directory == "/sys/fs/cgroup/memory/mine"
-
-
-@pytest.mark.parametrize("controller", V1_NAMES)
-def test_pure_v2_has_no_place_and_says_so(controller: str) -> None:
-    found = place(controller, V2, OWN_V2)
-    assert not found.directory
-    assert controller in found.why
-    assert "cgroup v2" in found.why
-    assert found.hint
-
-
-def test_no_cgroups_at_all_says_so() -> None:
-    assert "no cgroup tree is mounted" in place("memory", "", "").why
 
 
 def test_unmounted_controller_names_the_mount_command() -> None:

@@ -340,7 +340,7 @@ def test_more_overlays_than_a_test_can_afford_become_read_only_binds(tmp_path: P
 
 
 def test_devices_and_late_file_systems_are_not_executable_or_setuid() -> None:
-    kernel = host._kernel_file_systems((), rootless=True)
+    kernel = host._kernel_file_systems((), rootless=True, unified=False)
     assert all(step.flags & MS_NOSUID for step in kernel if isinstance(step, FileSystem))
 
 

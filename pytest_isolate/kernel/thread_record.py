@@ -1,0 +1,95 @@
+"""What libc and the kernel keep about a thread, told anew to a copy of it that libc's fork didn't make.
+
+fork(3) of glibc makes the copy with CLONE_CHILD_SETTID, so that the thread id that it keeps in the thread's descriptor
+is the copy's, and gives the kernel the list of robust mutexes again. A copy of a CLONE_VM child has also lost its
+restartable sequences (rseq(2): "unregister rseq for a clone with CLONE_VM set"), without which the number of the CPU that
+sched_getcpu(3) reads would stay for ever the one of the fork.
+
+Not done: functions that C libraries registered with pthread_atfork(3). There is no way to call them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from pytest_isolate.kernel.syscalls import NUMBERS, libc, prctl, syscall
+
+__all__ = ["ThreadRecord", "only_thread"]
+
+_PR_GET_TID_ADDRESS: Final = 40
+_RSEQ_SIGNATURE: Final = {"x86_64": 0x53053053}.get(os.uname().machine)
+_RSEQ_LEAST: Final = 32
+_RSEQ_CPU_ID: Final = 4
+_RSEQ_FAILED: Final = -2
+"""RSEQ_CPU_ID_REGISTRATION_FAILED: libc asks the kernel then."""
+
+
+def only_thread() -> bool:
+    """Whether the calling process has one thread, those that Python doesn't know counted (proc(5): a link each)."""
+    try:
+        return os.stat("/proc/self/task").st_nlink == 3
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRecord:
+    """Where the calling thread's are; read before the copy is made.
+
+    Attributes:
+        tid_address: of glibc's thread id; for CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID.
+        robust_list: address and length of the head of its robust mutexes.
+        rseq: address and length of its area of restartable sequences; None where libc has registered none.
+    """
+
+    tid_address: int
+    robust_list: tuple[int, int]
+    rseq: tuple[int, int] | None
+
+    @classmethod
+    def of_caller(cls) -> Self | None:
+        """Of the calling thread, the only one. None where libc keeps no thread id at the address that it gave to the kernel:
+        another libc than glibc (musl gives a lock's), or a kernel without CONFIG_CHECKPOINT_RESTORE.
+        """
+        address = ctypes.c_void_p()
+        head, length = ctypes.c_void_p(), ctypes.c_size_t()
+        try:
+            prctl(_PR_GET_TID_ADDRESS, ctypes.addressof(address))
+            syscall("get_robust_list", 0, ctypes.byref(head), ctypes.byref(length))
+        except OSError:
+            return None
+        if not address.value or ctypes.c_int.from_address(address.value).value != os.getpid():
+            return None
+        return cls(address.value, (head.value or 0, length.value), _rseq_area())
+
+    def restore(self, *, without_rseq: bool = False) -> None:
+        """In the copy. `without_rseq`: it comes of a CLONE_VM child. Raises nothing: there is nobody yet to tell."""
+        with suppress(OSError):
+            syscall("set_robust_list", ctypes.c_void_p(self.robust_list[0]), self.robust_list[1])
+        if without_rseq and self.rseq is not None and _RSEQ_SIGNATURE is not None:
+            address, length = self.rseq
+            try:
+                syscall("rseq", ctypes.c_void_p(address), length, 0, _RSEQ_SIGNATURE)
+            except OSError:
+                ctypes.c_int.from_address(address + _RSEQ_CPU_ID).value = _RSEQ_FAILED
+
+
+def _rseq_area() -> tuple[int, int] | None:
+    """glibc 2.35's variables, relative to the thread pointer, which on x86_64 is what pthread_self(3) gives."""
+    if "rseq" not in NUMBERS:
+        return None
+    try:
+        offset = ctypes.c_ssize_t.in_dll(libc, "__rseq_offset").value
+        size = ctypes.c_uint.in_dll(libc, "__rseq_size").value
+    except ValueError:
+        return None
+    return (_pthread_self() + offset, max(size, _RSEQ_LEAST)) if size else None
+
+
+_pthread_self = libc.pthread_self
+_pthread_self.argtypes = ()
+_pthread_self.restype = ctypes.c_size_t
