@@ -13,12 +13,21 @@ from typing import Final
 
 from pytest_isolate.kernel.syscalls import prctl, syscall
 
-__all__ = ["DOCKER_DEFAULT", "capset", "drop_bounding", "join_session_keyring", "set_no_new_privs", "set_parent_death_signal"]
+__all__ = [
+    "DOCKER_DEFAULT",
+    "capset",
+    "drop_bounding",
+    "join_session_keyring",
+    "keep_over_exec",
+    "set_no_new_privs",
+    "set_parent_death_signal",
+]
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_RAISE: Final = 2
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
@@ -79,6 +88,24 @@ def capset(keep: Iterable[int]) -> None:
         data[word].permitted |= 1 << bit
     header = _Header(_CAPABILITY_VERSION_3, 0)
     syscall("capset", ctypes.byref(header), ctypes.byref(data))
+
+
+def keep_over_exec() -> None:
+    """Have what the caller may do survive an exec, though it isn't uid 0: permitted, inheritable and ambient (Linux 4.3).
+
+    Raises:
+        OSError
+    """
+    header = _Header(_CAPABILITY_VERSION_3, 0)
+    data = (_Data * 2)()
+    syscall("capget", ctypes.byref(header), ctypes.byref(data))
+    for half in data:
+        half.inheritable = half.permitted
+    syscall("capset", ctypes.byref(header), ctypes.byref(data))
+    for capability in range(64):
+        word, bit = divmod(capability, 32)
+        if data[word].permitted >> bit & 1:
+            prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
 
 
 def set_no_new_privs() -> None:

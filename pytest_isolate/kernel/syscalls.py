@@ -29,14 +29,31 @@ _BY_MACHINE: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "clone": 56,
         "pivot_root": 155,
+        "capget": 125,
         "capset": 126,
         "keyctl": 250,
         "set_robust_list": 273,
         "get_robust_list": 274,
         "rseq": 334,
     },
-    "aarch64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219, "set_robust_list": 99, "get_robust_list": 100},
-    "riscv64": {"clone": 220, "pivot_root": 41, "capset": 91, "keyctl": 219, "set_robust_list": 99, "get_robust_list": 100},
+    "aarch64": {
+        "clone": 220,
+        "pivot_root": 41,
+        "capget": 90,
+        "capset": 91,
+        "keyctl": 219,
+        "set_robust_list": 99,
+        "get_robust_list": 100,
+    },
+    "riscv64": {
+        "clone": 220,
+        "pivot_root": 41,
+        "capget": 90,
+        "capset": 91,
+        "keyctl": 219,
+        "set_robust_list": 99,
+        "get_robust_list": 100,
+    },
 }
 
 NUMBERS: Final[dict[str, int]] = {**_UNIFIED, **_BY_MACHINE.get(platform.machine(), {})}

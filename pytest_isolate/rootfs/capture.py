@@ -30,6 +30,7 @@ from pytest_isolate.kernel.mounts import (
 )
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.devices import make_devices
+from pytest_isolate.rootfs.fuse import find_server, probe_layer
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import EMPTY, GROUP, NOTHING, REFUSED, ROOT, UPPER, Bind, EnterRoot, Overlay, Upper
 from pytest_isolate.rootfs.survey import CGROUP_ROOT, depth
@@ -127,7 +128,7 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
         EnterRoot(HOST).apply(ROOT)
     Upper(None, tuple(layer.directory for layer in trees.layers)).apply(ROOT)
     try:
-        layers, refused = _probe_layers(trees.layers, options)
+        layers, refused = _probe_layers(trees.layers, options, find_server() if on_clone else "")
         instead = [] if on_clone else [Bound(layer.path) for layer, _error in refused]
         binds, unbound = _probe_binds([*trees.binds, *instead])
     finally:
@@ -138,12 +139,14 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
             f"{layer.path} is read-only inside: an overlay over it is refused ({os.strerror(error.errno)})"
             for layer, error in refused
         ),
+        *(f"{layer.path} is served by fuse-overlayfs, which is slower than the kernel" for layer in layers if layer.server),
         *(f"{bound.path} is left out: it can't be bound ({error.strerror})" for bound, error in unbound),
     ]
     return replace(trees, layers=tuple(layers), binds=tuple(binds), notes=(*trees.notes, *notes))
 
 
-def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], list[tuple[Layer, SetupError]]]:
+def _probe_layers(layers: Sequence[Layer], options: str, server: str) -> tuple[list[Layer], list[tuple[Layer, SetupError]]]:
+    """What worked, and what didn't; `server` is fuse-overlayfs, the second choice."""
     taken, refused = [], []
     for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
         try:
@@ -151,7 +154,10 @@ def _probe_layers(layers: Sequence[Layer], options: str) -> tuple[list[Layer], l
         except SetupError as error:
             if layer.path == "/":
                 raise
-            refused.append((layer, error))
+            if server and probe_layer(server, layer, number):
+                taken.append(replace(layer, server=server))
+            else:
+                refused.append((layer, error))
         else:
             taken.append(layer)
     if refused and not taken:

@@ -23,6 +23,7 @@ from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.devices import DISK
+from pytest_isolate.rootfs.fuse import FuseOverlay, stop
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
     EMPTY,
@@ -180,23 +181,42 @@ class HostRoot:
         fresh = self.kernel if spec.net != "host" else tuple(step for step in self.kernel if step.target != "/sys")
         kernel = (*fresh, *self._late(hidden))
         if self.rootless:
-            return Plan((), (EnterRoot(HOST, readonly=True), *tree, *kernel, PivotRoot()), self.notes)
+            served = tuple(step for step in tree if isinstance(step, FuseOverlay))
+            outside = (*(step for step in tree if isinstance(step, Upper)), *served) if served else ()
+            inside = (
+                step.bind() if isinstance(step, FuseOverlay) else step for step in tree if step not in outside or step in served
+            )
+            return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
-    def apply_outside(self, plan: Plan, group: str = "") -> None:
+    def apply_outside(self, plan: Plan, group: str = "") -> list[int]:
         """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
 
         Args:
             group: the sandbox's directory in the v2 tree, empty if it has none.
 
+        Returns:
+            pidfds of servers that are to be stopped with the sandbox (`fuse.stop`).
+
         Raises:
             SetupError
         """
+        servers: list[int] = []
         if plan.outside or group:
             _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
-        apply(plan.outside, ROOT)
+        try:
+            for step in plan.outside:
+                if isinstance(step, FuseOverlay):
+                    servers.append(step.serve())
+                else:
+                    step.apply(ROOT)
+        except BaseException:
+            for server in servers:
+                stop(server)
+            raise
+        return servers
 
     def apply_inside(self, plan: Plan) -> None:
         """In the sandbox's init, all its namespaces new; the working directory is ``/`` of the sandbox afterwards.
@@ -211,14 +231,16 @@ class HostRoot:
         """Everything but the kernel's own file systems, shallow paths before those in them."""
         writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
         gone = (*writable, *hidden)
-        layers = [layer for layer in self.trees.layers if layer.path == "/" or not _covered(layer.path, gone)]
-        steps: list[Operation] = [
-            Overlay(layer.lower, layer.path, number, self.options, layer.flags) for number, layer in enumerate(layers)
+        layers = [
+            layer
+            for layer in self.trees.layers
+            if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
+        steps: list[Operation] = [self._layer(layer, number) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
             for bound in self.trees.binds
-            if not _covered(bound.path, gone)
+            if not (_covered(bound.path, gone) or self._has_vanished(bound.path))
         ]
         steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
         steps += [Hide(path, REFUSED, "masked socket") for path in self.sockets if not _covered(path, gone)]
@@ -230,6 +252,15 @@ class HostRoot:
             yield Bind(f"{UPPER}/{FIGURES}", f"/dev/{DISK}", readonly=True)
         elif spec.net == "host":  # rootless, the clone has it
             yield Bind("/sys", "/sys", recursive=False, readonly=True)
+
+    def _has_vanished(self, path: str) -> bool:
+        """Whether what was in a tree that had to be taken apart is gone since: such trees are /tmp and the like."""
+        apart = any(within(path, skeleton.path) and path != skeleton.path for skeleton in self.trees.skeletons)
+        return apart and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
+
+    def _layer(self, layer: Layer, number: int) -> Operation:
+        served = FuseOverlay.of(layer.server, layer, number) if layer.server else None
+        return served or Overlay(layer.lower, layer.path, number, self.options, layer.flags)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""

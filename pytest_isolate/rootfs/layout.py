@@ -25,12 +25,14 @@ class Layer:
         directory: what its upper's root directory must look like.
         lower: what the overlay covers, seen from the workspace.
         flags: the mount's own on the host (MS_NOEXEC, MS_NOSUID).
+        server: path of fuse-overlayfs where the kernel's overlay is refused; empty else.
     """
 
     path: str
     directory: Directory
     lower: str
     flags: int = 0
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)

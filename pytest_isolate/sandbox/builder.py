@@ -12,6 +12,7 @@ Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} wi
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -29,6 +30,7 @@ from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.channel import Channel
@@ -122,9 +124,9 @@ class Builder:
     def _build(self, number: int, described: dict[str, Any]) -> None:
         group = None
         try:
-            spec, caps, plan = self._planned(described)
+            _spec, caps, _plan = self._planned(described)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construction.build(spec, plan, group.v2)
+            built = self._construct(described, group)
         except (IsolateError, OSError) as error:
             if group is not None:
                 self._doomed.append(group)
@@ -132,6 +134,18 @@ class Builder:
             return
         self._live[number] = (built, group)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
+
+    def _construct(self, described: dict[str, Any], group: Group) -> Built:
+        spec, _caps, plan = self._planned(described)
+        try:
+            return self._construction.build(spec, plan, group.v2)
+        except SetupError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        # Something that the plan mounts is gone since it was made: another plan goes without it.
+        self._plans.clear()
+        spec, _caps, plan = self._planned(described)
+        return self._construction.build(spec, plan, group.v2)
 
     def _planned(self, described: dict[str, Any]) -> tuple[Spec, Caps, Plan]:
         """Caps and mounts of a spec: the same for each of its sandboxes while its paths are the same files. Raises IsolateError, and tries again then."""
@@ -192,6 +206,8 @@ def _kill(built: Built) -> None:
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
     os.close(built.pidfd)
+    for server in built.servers:
+        stop(server)
 
 
 def _quiet_signals() -> None:

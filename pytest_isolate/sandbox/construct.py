@@ -28,6 +28,7 @@ from pytest_isolate.kernel.namespaces import (
 from pytest_isolate.kernel.syscalls import sethostname, setns, unshare
 from pytest_isolate.model.errors import IsolateError, SetupError, error_from_json
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.identity import Identity
@@ -43,10 +44,11 @@ _END: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A sandbox that waits for its test: init's pid and pidfd."""
+    """A sandbox that waits for its test: init's pid and pidfd, and the pidfds of servers that end with it."""
 
     init_pid: int
     pidfd: int
+    servers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +105,31 @@ class Construction:
                 # Until it has ended it may read the script, which the next one is to write.
                 select.select([built.pidfd], [], [], _END)
                 os.close(built.pidfd)
+                for server in built.servers:
+                    stop(server)
                 raise
         return built
 
     def _clone_init(self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         namespaces = ALL & ~CLONE_NEWNET if spec.net == "host" else ALL
+        servers: list[int] = []
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
-            self.root.apply_outside(plan, group)
+            servers = self.root.apply_outside(plan, group)
             if script is not None:
-                return Built(*_step("clone init", script.start, namespaces, go.read, go.write, status.write))
+                pid, pidfd = _step("clone init", script.start, namespaces, go.read, go.write, status.write)
+                return Built(pid, pidfd, tuple(servers))
             pid, pidfd = _step("clone init", clone, namespaces)
         except BaseException:
             setns(self.namespace, CLONE_NEWNS)
+            for server in servers:
+                stop(server)
             raise
         if pid == 0:
             os.close(go.write)
             self._run_init(spec, plan, go.read, status.write)
-        return Built(pid, pidfd)
+        return Built(pid, pidfd, tuple(servers))
 
     def _admit(self, pid: int, spec: Spec, go: int) -> None:
         uids, gids = self.identity.maps(spec)

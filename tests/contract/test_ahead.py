@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tests.support.callers import Caller, caller
+from tests.support.capabilities import requires
+from tests.support.unprivileged import USER_ID, find_python, package_tree
 
 __all__ = ["caller"]
 
@@ -62,3 +68,48 @@ def turn():
 tell(listed(turn, Spec(writable=(path,))))
 """
     assert caller.run(AHEAD + code) == ["b\n", ["b", "inside"]]
+
+
+SPLIT = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs none {base}
+cd {base}
+mkdir mounted stays goes
+mount -t tmpfs none mounted
+touch late
+head -c 100000 /dev/zero > large
+chmod 777 . stays goes mounted
+chown -R {user}:{user} .
+exec setpriv --reuid {user} --regid {user} --clear-groups env -i PATH=/usr/bin:/bin PYTHONPATH={tree} HOME={base} TMPDIR=/tmp {python} -c "$1"
+"""
+
+VANISHING = """
+import json, os
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox import Pool, Sandbox
+pool = Pool(depth=0)
+seen = []
+for step in (None, lambda: os.rmdir("goes"), lambda: os.unlink("large")):
+    if step: step()
+    with Sandbox(Spec(), pool=pool) as box:
+        done = box.run(["sh", "-c", "touch stays/x && ls"], cwd=os.getcwd(), check=True)
+        seen.append(done.stdout.decode().split())
+pool.close()
+print(json.dumps(seen))
+"""
+
+
+@requires("root", "unprivileged-user", "userns")
+def test_what_vanishes_from_a_tree_with_mounts_below_it_ends_no_test(tmp_path: Path) -> None:
+    """As /tmp is, where something is mounted in it: it had to be taken apart, and its directories come and go."""
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    script = SPLIT.format(base=tmp_path, user=USER_ID, tree=package_tree(), python=find_python())
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", VANISHING], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = json.loads(done.stdout)
+    assert "goes" in first
+    assert {"stays", "mounted", "late"} <= set(second) & set(third)

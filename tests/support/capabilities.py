@@ -134,6 +134,12 @@ def _loop_device() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def _fuse_overlay() -> str:
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse"
+    return "" if shutil.which("fuse-overlayfs") else "fuse-overlayfs isn't installed"
+
+
 def _emulator() -> str:
     return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
 
@@ -169,6 +175,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     **{f"engine-{name}": _engine(name) for name in ("runc", "podman", "podman-rootless")},
     "disk": _disk,
     "qemu-aarch64": _emulator,
+    "fuse-overlayfs": _fuse_overlay,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",

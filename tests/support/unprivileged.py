@@ -34,6 +34,7 @@ __all__ = [
     "delegated_cgroup",
     "find_python",
     "interpreter",
+    "package_tree",
     "pytest_as_user",
     "run_as_user",
     "run_python",
@@ -113,6 +114,11 @@ def find_python() -> str | None:
         return _prepare().python
     except LookupError:
         return None
+
+
+def package_tree() -> Path:
+    """The copy of the package that the user can read, for PYTHONPATH."""
+    return _prepare().tree
 
 
 @contextmanager
