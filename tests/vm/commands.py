@@ -23,6 +23,7 @@ from typing import Final
 from tests.vm.channel import Channel
 from tests.vm.images import CACHE, ROOT, image
 from tests.vm.machines import Machine
+from tests.vm.page import write
 from tests.vm.project import sync
 from tests.vm.releases import VARIANTS
 from tests.vm.users import USERS, started
@@ -117,6 +118,12 @@ def down(arguments: Sequence[str]) -> int:
     return 0
 
 
+def page(arguments: Sequence[str]) -> int:
+    argparse.ArgumentParser(prog="python -m tests.vm page").parse_args(arguments)
+    write()
+    return 0
+
+
 def split(arguments: Sequence[str]) -> tuple[Sequence[str], bool, Sequence[str]]:
     """What is before and after the first `--`."""
     if "--" not in arguments:
@@ -134,5 +141,6 @@ COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = MappingProxyType
         "list": list_command,
         "console": console,
         "down": down,
+        "page": page,
     }
 )

@@ -43,6 +43,12 @@ _SIZE: Final = "6G"
 _GUEST: Final = Path(__file__).parent / "guest"
 """Files of the root file system that are ours, by their path there."""
 
+_UNPRIVILEGED: Final = ("pyproject.toml", "tests/__init__.py", "tests/support/__init__.py", "tests/support/unprivileged.py")
+"""What makes the venv of the tests that run things as an unprivileged user: a minute and a half in emulation, so made here."""
+
+_UNUSED: Final = 3 * 86400
+"""Seconds after which a layer that no machine was started from makes room for a new one."""
+
 # What nobody reads in a machine that lives for minutes: 40 % of the size.
 _DPKG: Final = (
     "path-exclude=/usr/share/doc/*",
@@ -102,6 +108,7 @@ def _disk(variant: Variant, kernel: Path) -> Path:
     ours = [
         f"{path.relative_to(_GUEST)}\0{path.read_text(encoding='utf-8')}" for path in sorted(_GUEST.rglob("*")) if path.is_file()
     ]
+    ours += [(ROOT / name).read_text(encoding="utf-8") for name in _UNPRIVILEGED[1:]]
     code = Path(__file__).read_text(encoding="utf-8")
     with _made("image", ".ext4", userland.name, kernel.name, *requirements, *ours, code) as (final, half):
         if half:
@@ -129,6 +136,9 @@ def _plant(tree: Path, variant: Variant, userland: Path, kernel: Path, requireme
     pip = (sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:")
     target = ("--implementation=cp", f"--python-version={python}", *(f"--platform={name}" for name in platforms))
     _run(*pip, *target, f"--dest={wheels}", *requirements)
+    for name in _UNPRIVILEGED:
+        (tree / "tmp" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / "tmp" / name)
     _run("chroot", str(tree), "/bin/sh", "-eu", "/usr/local/lib/vm/plant", *requirements)
 
 
@@ -179,6 +189,9 @@ def _made(kind: str, suffix: str, *parts: str) -> Iterator[tuple[Path, Path | No
             yield final, None
             return
         print(f"making {name} ({parts[0]})", file=sys.stderr, flush=True)
+        for old in CACHE.glob(f"{kind}-*{suffix}"):
+            if old.stat().st_mtime < time.time() - _UNUSED:
+                _remove(old)
         half = CACHE / f"half-{name}"
         _remove(half)
         try:

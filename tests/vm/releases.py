@@ -28,6 +28,15 @@ PACKAGES: Final = (
 """Of every userland: a booting system with a user manager, and what the capabilities of our tests need."""
 
 
+# Container engines are tried on the machine that starts ours.
+_ENGINES: Final = ("engine-runc", "engine-podman", "engine-podman-rootless")
+# What root alone has anywhere: Debian shows the kernel's log to nobody else.
+_USER: Final = (*_ENGINES, "root", "loop-device", "kmsg")
+# Nobody hands a v1 directory down by itself.
+_CONTROLLERS: Final = ("cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap")
+_WITHOUT: Final = MappingProxyType({"root": _ENGINES, "tester": _USER, "login": _USER})
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Something that an administrator or a distribution sets and that takes user namespaces away.
@@ -65,7 +74,7 @@ class Variant:
     command_line: str = ""
     layout: str = "v2"
     users: Sequence[str] = ("root", "tester")
-    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    without: Mapping[str, Sequence[str]] = field(default_factory=lambda: _WITHOUT)
     refusals: Sequence[Refusal] = ()
 
 
@@ -98,10 +107,6 @@ REFUSALS: Final = (
     ),
 )
 
-# What only root can do anywhere.
-_USERS: Final = {"root", "loop-device", "kmsg"}
-_CONTROLLERS: Final = ("cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap")
-
 VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
     {
         variant.name: variant
@@ -115,6 +120,7 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 "bookworm",
                 command_line="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
                 layout="v1",
+                without={**_WITHOUT, "tester": (*_USER, *_CONTROLLERS)},
             ),
             Variant(
                 "hybrid",
@@ -122,6 +128,7 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 "bookworm",
                 command_line="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0 cgroup_no_v1=memory",
                 layout="hybrid",
+                without={**_WITHOUT, "tester": (*_USER, *_CONTROLLERS)},
             ),
             Variant("refusals", "trixie", "trixie", refusals=REFUSALS),
         )
