@@ -95,7 +95,7 @@ def _call_by_jeepney(bus: str, name: str, properties: Sequence[tuple[str, str, A
     values = [(key, (kind, value)) for key, kind, value in properties]
     rule = MatchRule(type="signal", interface=_INTERFACE, member="JobRemoved", path=_PATH)
     try:
-        with open_dbus_connection(bus) as connection, connection.filter(rule) as removed:
+        with open_dbus_connection(f"unix:path={bus}") as connection, connection.filter(rule) as removed:
             connection.send_and_get_reply(message_bus.AddMatch(rule), timeout=_PATIENCE)
             connection.send_and_get_reply(new_method_call(manager, "Subscribe"), timeout=_PATIENCE)
             call = new_method_call(manager, "StartTransientUnit", _SIGNATURE, (name, "fail", values, []))

@@ -3,7 +3,7 @@
 Each capability has a probe that does the thing in small and says why it doesn't work: for what sandboxes are made of it is the
 doctor's (`pytest_isolate.probe`). What is missing skips the
 test, by name, so that a run shows what it did not check; `ISOLATE_REQUIRE=all`, or a comma list of names,
-turns those skips into failures (CI sets it: a machine that lost a capability is a red build).
+turns those skips into failures (CI sets it: a machine that lost a capability is a red build). `all,!root` demands all but that one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     demanded = os.environ.get("ISOLATE_REQUIRE", "").split(",")
     for name in dict.fromkeys(name for mark in item.iter_markers("requires") for name in mark.args):
         if why := why_missing(name):
-            if name in demanded or "all" in demanded:
+            if name in demanded or ("all" in demanded and f"!{name}" not in demanded):
                 pytest.fail(f"ISOLATE_REQUIRE demands {name}: {why}", pytrace=False)
             pytest.skip(f"{name}: {why}")
 

@@ -1,0 +1,110 @@
+"""Virtual machines as a test tier: `python -m tests.vm [--only VARIANT …] [--full] [--write] [-- TESTARGS]`, or `tox -e vm`.
+
+Each variant is booted in software emulation, the project's tests are run in it by each user, their reports are brought back; the exit
+status is 1 if anything failed, anywhere. `--write` puts the results into `docs/reference/support.json` and the table of
+`docs/reference/support.md`. Needs root and Debian's mmdebstrap, qemu-system-x86 and e2fsprogs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from tests.vm.channel import Unreachable
+from tests.vm.commands import COMMANDS, split
+from tests.vm.commands import __doc__ as commands_doc
+from tests.vm.images import ROOT, image
+from tests.vm.machines import BootFailed
+from tests.vm.page import DATA, PAGE, write
+from tests.vm.releases import VARIANTS, Variant
+from tests.vm.results import VariantResult, load, save
+from tests.vm.tier import SELECTIONS, Tier, TierError
+from tests.vm.users import USERS
+
+_TOOLS: Final = {"mmdebstrap": "mmdebstrap", "qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs"}
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if missing := [package for tool, package in _TOOLS.items() if not shutil.which(tool)]:
+        print(f"not installed: apt-get install --no-install-recommends {' '.join(missing)}", file=sys.stderr)
+        return 2
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        return _tier(arguments)
+    except (BootFailed, Unreachable, TimeoutError, TierError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 125
+
+
+def _tier(arguments: Sequence[str]) -> int:
+    own, _, tests = split(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.vm", description=__doc__, epilog=commands_doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS)
+    )
+    parser.add_argument("--user", nargs="+", choices=USERS, default=(), help="default: the variant's")
+    parser.add_argument("--full", action="store_true", help="every test, not only those that depend on the machine")
+    parser.add_argument(
+        "--parallel", type=int, default=os.cpu_count() or 1, help="machines at a time (default: one for each CPU)"
+    )
+    parser.add_argument("--seconds", type=float, help="that one user's tests may take (default 900, with --full 5400)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/vm", help="for logs and reports (default build/vm)")
+    parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.relative_to(ROOT)}")
+    options = parser.parse_args(own)
+    lock = threading.Lock()
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        with lock:
+            print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
+
+    tier = Tier(
+        out=options.out,
+        tests=tuple(tests) or SELECTIONS["full" if options.full else "contract"],
+        seconds=options.seconds or (5400 if options.full else 900),
+        say=say,
+        users=options.user,
+    )
+    variants = [VARIANTS[name] for name in options.only]
+    for variant in variants:
+        image(variant)
+    results, bad = _run_all(tier, variants, options.parallel)
+    if options.write:
+        save(DATA, {**(load(DATA) if DATA.exists() else {}), **results})
+        write()
+    for name in bad:
+        say(f"{name}: failed, see {options.out}/{name}")
+    return 1 if bad else 0
+
+
+def _run_all(tier: Tier, variants: Sequence[Variant], parallel: int) -> tuple[dict[str, VariantResult], list[str]]:
+    """The results of the variants that brought some, and the names of those that failed in any way."""
+    results, bad = {}, []
+    with ThreadPoolExecutor(parallel) as pool:
+        for variant, future in [(variant, pool.submit(tier.run, variant)) for variant in variants]:
+            try:
+                results[variant.name] = result = future.result()
+            except Exception as error:  # the other variants go on
+                tier.say(f"{variant.name}: {''.join(traceback.format_exception(error))}")
+                bad.append(variant.name)
+            else:
+                if not result.good:
+                    bad.append(variant.name)
+    return results, bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())
