@@ -168,7 +168,7 @@ def test_clean_up_ends_what_is_inside(hierarchy: Hierarchy) -> None:
     group = hierarchy.create("box", Caps())
     if not os.path.exists(f"{group.v2}/cgroup.kill"):
         pytest.skip("cgroup.kill is there since Linux 5.14")
-    child = start_inside(group, lambda: signal.pause())
+    child = start_inside(group, signal.pause)
     time.sleep(0.5)
     assert clean_up(hierarchy.run_directories) == list(hierarchy.run_directories)  # its zombie is ours to wait for
     assert ended(*child).signal == signal.SIGKILL
