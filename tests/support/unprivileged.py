@@ -190,7 +190,8 @@ def start_user_manager() -> None:
 
 
 def _runtime_directory() -> str:
-    return f"/run/user/{USER_ID}"
+    """Where the user's manager and bus are."""
+    return f"/run/user/{os.geteuid() or USER_ID}"
 
 
 def _remove_cgroup(directory: Path) -> None:

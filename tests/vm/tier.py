@@ -87,6 +87,7 @@ class Tier:
     def run(self, variant: Variant) -> VariantResult:
         """Raises BootFailed, Unreachable, TierError."""
         files = image(variant)
+        self.out.mkdir(parents=True, exist_ok=True)
         machine = Machine(f"tier-{variant.name}-{os.getpid()}")
         start = time.monotonic()
         try:
