@@ -1,4 +1,4 @@
-"""Virtual machines as a test tier: `python -m tests.vm [--only VARIANT …] [--full] [--write] [-- TESTARGS]`, or `tox -e vm`.
+"""Virtual machines as a test tier: `python -m tests.vm [--only VARIANT …] [--tests SELECTION] [--write] [-- TESTARGS]`, or `tox -e vm`.
 
 Each variant is booted in software emulation, the project's tests are run in it by each user, their reports are brought back; the exit
 status is 1 if anything failed, anywhere. `--write` puts the results into `docs/reference/support.json` and the table of
@@ -27,10 +27,13 @@ from tests.vm.machines import BootFailed
 from tests.vm.page import DATA, PAGE, write
 from tests.vm.releases import VARIANTS, Variant
 from tests.vm.results import VariantResult, load, save
-from tests.vm.tier import SELECTIONS, Tier, TierError
+from tests.vm.selections import SELECTIONS
+from tests.vm.tier import Tier, TierError
 from tests.vm.users import USERS
 
 _TOOLS: Final = {"mmdebstrap": "mmdebstrap", "qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs"}
+
+_SECONDS: Final = {"essence": 900, "contract": 3600, "full": 7200}
 
 
 def main() -> int:
@@ -56,11 +59,12 @@ def _tier(arguments: Sequence[str]) -> int:
         "--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT", help=", ".join(VARIANTS)
     )
     parser.add_argument("--user", nargs="+", choices=USERS, default=(), help="default: the variant's")
-    parser.add_argument("--full", action="store_true", help="every test, not only those that depend on the machine")
+    parser.add_argument("--tests", choices=SELECTIONS, default="essence", help="see tests/vm/selections.py (default: essence)")
+    parser.add_argument("--full", action="store_const", dest="tests", const="full", help="the same as --tests full")
     parser.add_argument(
         "--parallel", type=int, default=os.cpu_count() or 1, help="machines at a time (default: one for each CPU)"
     )
-    parser.add_argument("--seconds", type=float, help="that one user's tests may take (default 900, with --full 5400)")
+    parser.add_argument("--seconds", type=float, help=f"that one user's tests may take (default: {_SECONDS})")
     parser.add_argument("--out", type=Path, default=ROOT / "build/vm", help="for logs and reports (default build/vm)")
     parser.add_argument("--write", action="store_true", help=f"put the results into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args(own)
@@ -73,8 +77,8 @@ def _tier(arguments: Sequence[str]) -> int:
 
     tier = Tier(
         out=options.out,
-        tests=tuple(tests) or SELECTIONS["full" if options.full else "contract"],
-        seconds=options.seconds or (5400 if options.full else 900),
+        tests=tuple(tests) or SELECTIONS[options.tests],
+        seconds=options.seconds or _SECONDS[options.tests],
         say=say,
         users=options.user,
     )

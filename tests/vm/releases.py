@@ -80,7 +80,7 @@ class Variant:
 
 _PROFILE: Final = r"""
 abi <abi/4.0>,
-profile vm-refuses-userns /usr/bin/{python3.*,unshare} {
+profile vm-refuses-userns /usr/bin/{python3.*,unshare} flags=(attach_disconnected) {
   allow all,
   audit deny userns,
 }
@@ -101,7 +101,7 @@ REFUSALS: Final = (
     ),
     Refusal(
         "AppArmor",
-        f"modprobe -q apparmor; cat >/run/refuse <<'END'{_PROFILE}END\napparmor_parser --replace /run/refuse",
+        f"cat >/run/refuse <<'END'{_PROFILE}END\napparmor_parser --replace /run/refuse",
         "apparmor_parser --remove /run/refuse",
         {"root": r"(?i)apparmor", "tester": r"(?i)apparmor"},
     ),

@@ -22,16 +22,7 @@ from tests.vm.releases import Refusal, Variant
 from tests.vm.results import Facts, RefusalResult, SuiteResult, VariantResult, read_junit
 from tests.vm.users import started
 
-__all__ = ["SELECTIONS", "Tier"]
-
-SELECTIONS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
-    {
-        "contract": ("tests/contract",),
-        "full": ("tests/unit", "tests/plugin", "tests/contract"),
-    }
-)
-"""`contract` is what the kernel, the layout and the user decide on; the rest of the suite doesn't look at the machine much, and in
-emulation it takes the better part of an hour."""
+__all__ = ["Tier", "TierError"]
 
 _FACTS: Final = r"""
 import json, platform, subprocess
