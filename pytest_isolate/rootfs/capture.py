@@ -128,7 +128,9 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
         EnterRoot(HOST).apply(ROOT)
     Upper(None, tuple(layer.directory for layer in trees.layers)).apply(ROOT)
     try:
-        layers, refused = _probe_layers(trees.layers, options, find_server() if on_clone else "")
+        server = find_server() if on_clone else ""
+        limited = on_clone and not _takes_user_xattrs(UPPER)
+        layers, refused = _probe_layers(trees.layers, options, server, prefer_server=limited)
         instead = [] if on_clone else [Bound(layer.path) for layer, _error in refused]
         binds, unbound = _probe_binds([*trees.binds, *instead])
     finally:
@@ -139,16 +141,27 @@ def probe(trees: Trees, options: str, *, on_clone: bool) -> Trees:
             f"{layer.path} is read-only inside: an overlay over it is refused ({os.strerror(error.errno)})"
             for layer, error in refused
         ),
+        *(
+            f"directories of the host in {layer.path} can't be removed inside (EIO): tmpfs takes no user.* attributes before Linux 6.6; "
+            "install fuse-overlayfs"
+            for layer in layers
+            if limited and not layer.server
+        ),
         *(f"{layer.path} is served by fuse-overlayfs, which is slower than the kernel" for layer in layers if layer.server),
         *(f"{bound.path} is left out: it can't be bound ({error.strerror})" for bound, error in unbound),
     ]
     return replace(trees, layers=tuple(layers), binds=tuple(binds), notes=(*trees.notes, *notes))
 
 
-def _probe_layers(layers: Sequence[Layer], options: str, server: str) -> tuple[list[Layer], list[tuple[Layer, SetupError]]]:
-    """What worked, and what didn't; `server` is fuse-overlayfs, the second choice."""
+def _probe_layers(
+    layers: Sequence[Layer], options: str, server: str, *, prefer_server: bool
+) -> tuple[list[Layer], list[tuple[Layer, SetupError]]]:
+    """What worked, and what didn't; `server` is fuse-overlayfs, the second choice unless it is preferred."""
     taken, refused = [], []
     for number, layer in sorted(enumerate(layers), key=lambda item: depth(item[1].path)):
+        if prefer_server and server and probe_layer(server, layer, number):
+            taken.append(replace(layer, server=server))
+            continue
         try:
             Overlay(layer.lower, layer.path, number, options, layer.flags).apply(ROOT)
         except SetupError as error:
@@ -163,6 +176,16 @@ def _probe_layers(layers: Sequence[Layer], options: str, server: str) -> tuple[l
     if refused and not taken:
         raise refused[0][1]
     return taken, refused
+
+
+def _takes_user_xattrs(directory: str) -> bool:
+    """Whether an overlay's upper here can mark what it removes with ``userxattr``: tmpfs takes user.* since Linux 6.6."""
+    try:
+        os.setxattr(directory, "user.isolate", b"1")
+    except OSError:
+        return False
+    os.removexattr(directory, "user.isolate")
+    return True
 
 
 def _probe_binds(binds: Sequence[Bound]) -> tuple[list[Bound], list[tuple[Bound, OSError]]]:

@@ -333,7 +333,8 @@ def _kernel_file_systems(cgroups: Sequence[Hierarchy], *, rootless: bool, unifie
     """What belongs to the sandbox's own namespaces: mounted by it, while the host's /proc and /sys are in sight."""
     yield FileSystem("proc", "/proc")
     yield FileSystem("sysfs", "/sys", _QUIET | MS_RDONLY)
-    if cgroups and cgroups[0].point != CGROUP_ROOT:
+    # Also where one tree is at CGROUP_ROOT itself: on a mount of the same tree, as the host's clone has, it can't be mounted (EBUSY).
+    if cgroups and not (unified and cgroups[0].point == CGROUP_ROOT):
         yield Bind(CGROUPS, CGROUP_ROOT, readonly=True)
     for hierarchy in cgroups:
         if unified and hierarchy.fstype == "cgroup2":

@@ -112,6 +112,8 @@ def test_victims_of_another_box_are_not_ours(hierarchy: Hierarchy) -> None:
 def test_memory_peak_is_read_back_after_the_process_ended(hierarchy: Hierarchy) -> None:
     group = hierarchy.create("box", Caps(memory=128 * MIB))
     inside(group, lambda: allocate(32 * MIB))
+    if group.peak_sampled:
+        pytest.skip("the kernel keeps no peak (Linux 5.19): whoever waits for the process samples it")
     assert 32 * MIB <= (read_usage(group).memory_peak_bytes or 0) < 48 * MIB
 
 
@@ -136,7 +138,7 @@ def test_pids_cap_refuses_the_fork_and_is_counted(hierarchy: Hierarchy) -> None:
 
     assert inside(group, work).result == [errno.EAGAIN, 3]
     assert read_events(group).pids_cap_hits == 1
-    assert read_usage(group).pids_peak == 4
+    assert read_usage(group).pids_peak in (4, None)  # on v2 since Linux 6.1
 
 
 def direct_write(path: Path, size: int) -> float:
