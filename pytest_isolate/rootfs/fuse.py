@@ -107,8 +107,9 @@ class FuseOverlay(Operation):
                     signal.signal(number, signal.SIG_DFL)
             keep_over_exec()
             layers = f"lowerdir={self.lower},upperdir={UPPER}/{self.number},workdir={UPPER}/{WORK}{self.number}"
-            # Others than its own user may come by ids that are mapped in the sandbox.
-            os.execv(self.server, [self.server, "-f", "-o", f"{layers},allow_other", point])
+            # Others than its own user may come by ids that are mapped in the sandbox. Without a write-back cache, so that
+            # a full disk is told to whoever writes, not to nobody later.
+            os.execv(self.server, [self.server, "-f", "-o", f"{layers},allow_other,writeback=0", point])
         finally:
             os._exit(127)
 

@@ -80,6 +80,19 @@ def test_writes_are_thrown_away_as_with_the_kernels(in_nested: Any) -> None:
     assert left == []
 
 
+def test_full_disk_is_told_to_the_writer(in_nested: Any) -> None:
+    status, message, full = in_nested("""
+        with Sandbox(Spec(disk=4 << 20), pool=pool) as box:
+            done = box.run(["dd", "if=/dev/zero", "of=big", "bs=64k", "count=200"], cwd=os.getcwd())
+            full = box.events().disk_full
+        pool.close()
+        print(json.dumps([done.returncode, done.stderr.decode(), full]))
+    """)
+    assert status == 1
+    assert "No space left on device" in message
+    assert full
+
+
 def test_servers_are_out_of_sight_and_end_with_their_sandbox(in_nested: Any) -> None:
     running, inside, after = in_nested("""
         first, second = Sandbox(Spec(), pool=pool), Sandbox(Spec(), pool=pool)
