@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.support.callers import Caller, caller
 from tests.support.capabilities import requires
-from tests.support.unprivileged import USER_ID, find_python, package_tree
+from tests.support.unprivileged import USER_ID, find_python, package_tree, user_directory
 
 __all__ = ["caller"]
 
@@ -101,14 +100,12 @@ print(json.dumps(seen))
 
 
 @requires("root", "unprivileged-user", "userns")
-def test_what_vanishes_from_a_tree_with_mounts_below_it_ends_no_test(tmp_path: Path) -> None:
+def test_what_vanishes_from_a_tree_with_mounts_below_it_ends_no_test() -> None:
     """As /tmp is, where something is mounted in it: it had to be taken apart, and its directories come and go."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    script = SPLIT.format(base=tmp_path, user=USER_ID, tree=package_tree(), python=find_python())
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", VANISHING], capture_output=True, text=True, check=False, timeout=60
-    )
+    with user_directory() as base:
+        script = SPLIT.format(base=base, user=USER_ID, tree=package_tree(), python=find_python())
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", VANISHING]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     first, second, third = json.loads(done.stdout)
     assert "goes" in first

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import textwrap
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.capabilities import requires
-from tests.support.unprivileged import USER_ID, find_python, package_tree
+from tests.support.unprivileged import USER_ID, find_python, package_tree, user_directory
 
 pytestmark = requires("root", "unprivileged-user", "userns", "fuse-overlayfs")
 
@@ -50,19 +50,21 @@ pool = Pool(depth=0)
 
 
 @pytest.fixture
-def in_nested(tmp_path: Path) -> Any:
-    """Runs a case as the user, in a working directory that the kernel lets nobody overlay."""
+def in_nested() -> Iterator[Any]:
+    """Runs a case as the user, in a working directory that the kernel lets nobody overlay.
+
+    Not below /tmp, which would have to be taken apart: beside a busy one the directory would be one too many.
+    """
 
     def run(code: str) -> Any:
-        script = NESTED.format(base=tmp_path, user=USER_ID, tree=package_tree(), python=find_python())
-        for directory in (tmp_path, *tmp_path.parents[:2]):
-            directory.chmod(0o755)
+        script = NESTED.format(base=base, user=USER_ID, tree=package_tree(), python=find_python())
         command = ["unshare", "--mount", "sh", "-c", script, "sh", CASE + textwrap.dedent(code)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
-    return run
+    with user_directory() as base:
+        yield run
 
 
 def test_writes_are_thrown_away_as_with_the_kernels(in_nested: Any) -> None:

@@ -116,6 +116,9 @@ def read_junit(path: Path) -> tuple[int, list[str], dict[str, int]]:
 
 
 def load(path: Path) -> dict[str, VariantResult]:
+    """By variant; none where there is no file yet."""
+    if not path.exists():
+        return {}
     data = json.loads(path.read_text(encoding="utf-8"))
     return {name: VariantResult.of(result) for name, result in data.items()}
 
