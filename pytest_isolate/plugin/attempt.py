@@ -214,7 +214,8 @@ class Attempt:
         if self._events is None and self._process is None:  # nothing ever ran in it
             return []
         events = self._events if self._events is not None else self._box.events()
-        verdict = self.verdict or judge(Ending(None, self._phase, self.spec, events, self._box.usage()))
+        usage = self._box.usage() if self._process is not None else self.usage  # a sandbox that wasn't entered is given back
+        verdict = self.verdict or judge(Ending(None, self._phase, self.spec, events, usage))
         found = [(finding.title, finding.text()) for finding in verdict.findings if finding not in (verdict.cause, verdict.leak)]
         if verdict.leak and not verdict.leak_fails:
             found.append((verdict.leak.title, verdict.leak.text()))

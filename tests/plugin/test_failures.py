@@ -501,3 +501,29 @@ def running(mark: str) -> list[str]:
         if mark.encode() in arguments:
             found.append(b" ".join(arguments).decode())
     return found
+
+
+KILLED_FIRST = """
+import os, signal
+from pytest_isolate.sandbox import Sandbox
+
+entered = Sandbox.fork
+
+def fork(self, failed):
+    Sandbox.fork = entered
+    os.kill(self.init_pid, signal.SIGKILL)
+    assert self.ended(5)
+    return entered(self, failed)
+
+Sandbox.fork = fork
+"""
+
+
+def test_sandbox_that_ends_before_it_is_entered_fails_that_test_alone(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(KILLED_FIRST)  # the moment between finding it alive and entering it is too short to be met
+    pytester.makepyfile("def test_first(): pass\ndef test_second(): pass\n")
+    found = run(pytester, monkeypatch, "--isolate-all")
+    found.result.assert_outcomes(errors=1, passed=1)
+    assert "the sandbox ended before it was entered" in found.of("test_first", "setup").longrepr
