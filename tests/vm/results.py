@@ -99,12 +99,12 @@ class VariantResult:
 
 
 def read_junit(path: Path) -> tuple[int, list[str], dict[str, int]]:
-    """Passed, ids of the failed, reasons of the skipped. Raises OSError, ET.ParseError."""
+    """Passed, ids of the failed, reasons of the skipped, of a report of the family xunit1, which names files. Raises OSError, ET.ParseError."""
     passed = 0
     failed: list[str] = []
     skipped: dict[str, int] = {}
     for case in ET.parse(path).iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
+        name = f"{case.get('file')}::{case.get('name')}"
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(name)
         elif (skip := case.find("skipped")) is not None:

@@ -109,10 +109,20 @@ class Tier:
         without = tuple(variant.without.get(user, ()))
         demanded = ",".join(("all", *(f"!{name}" for name in without)))
         report = f"/var/tmp/{user}.xml"
-        argv = ["pytest", "-p", "no:cacheprovider", f"--junitxml={report}", "--durations=15", *self.tests]
+        argv = [
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+            "-ojunit_family=xunit1",
+            "--durations=15",
+            *self.tests,
+        ]
         start = time.monotonic()
         try:
-            status, log = self._execute(machine, user, argv, {"ISOLATE_REQUIRE": demanded}, timeout=self.seconds)
+            status, log = self._execute(
+                machine, user, argv, {"ISOLATE_REQUIRE": demanded, "TMPDIR": "/var/tmp"}, timeout=self.seconds
+            )
         except TimeoutError as error:
             status, log = None, str(error)
         seconds = time.monotonic() - start
