@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import KEYS
+from pytest_isolate.model.parse_net import net_text, parse_bandwidth, parse_net, parse_publish, quality_text
 from pytest_isolate.model.spec import IoLimit
 from pytest_isolate.model.units import parse_cpu, parse_duration, parse_rate, parse_size, shown
 
@@ -67,6 +68,10 @@ def _from_text(name: str, value: Any) -> Any:
         return dict(_assignment(line) for line in value)
     if name == "io":
         return _io_text(str(value))
+    if name == "net":
+        return net_text(str(value))
+    if name == "bandwidth":
+        return quality_text(str(value))
     return value
 
 
@@ -189,7 +194,10 @@ _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "pids": _pids,
     "disk": _disk,
     "io": _io,
-    "net": _choice("none", "host"),
+    "net": lambda value, _base: parse_net(value),
+    "publish": lambda value, _base: parse_publish(value),
+    "bandwidth": lambda value, _base: parse_bandwidth(value),
+    "forward": _choice("fixtures", "none"),
     "timeout": lambda value, _base: parse_duration(value),
     "rootfs": _choice("host"),
     "writable": _paths,

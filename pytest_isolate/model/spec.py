@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.net import Bandwidth, Net, Publish
 from pytest_isolate.model.units import format_size
 
 __all__ = ["IoLimit", "Spec", "contradictions"]
@@ -29,6 +30,9 @@ class IoLimit:
     path: str | None = None
 
 
+_NOWHERE: Final = Net()
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One sandbox. Sizes in bytes, times in seconds, `cpu` in CPUs, paths absolute on the host.
@@ -40,7 +44,10 @@ class Spec:
         pids: most tasks at a time.
         disk: size of the writable layer's tmpfs; None: the kernel's default, half of the RAM.
         io: throttle of a block device.
-        net: network mode.
+        net: network mode, and what goes with it.
+        publish: ports that the host can reach.
+        bandwidth: the quality of the link.
+        forward: which of the host's loopback servers are reachable inside: those of the test's wide ``fixtures``, or ``none``.
         timeout: from joining the sandbox to the end of the process's teardown.
         rootfs: what the root file system is made of.
         writable: host paths passed through read-write.
@@ -58,7 +65,10 @@ class Spec:
     pids: int | None = None
     disk: int | None = None
     io: IoLimit | None = None
-    net: Literal["none", "host"] = "none"
+    net: Net = _NOWHERE
+    publish: tuple[Publish, ...] = ()
+    bandwidth: Bandwidth | None = None
+    forward: Literal["fixtures", "none"] = "fixtures"
     timeout: float | None = None
     rootfs: str = "host"
     writable: tuple[str, ...] = ()
@@ -71,7 +81,7 @@ class Spec:
 
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
-        return replace(self, timeout=None, env=(), fixtures="shared", leak="report")
+        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=())
 
     def without(self, keys: Iterable[str]) -> Spec:
         """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
@@ -81,7 +91,10 @@ class Spec:
     def to_json(self) -> dict[str, Any]:
         """Only what differs from a bare spec."""
         default = asdict(Spec())
-        return {name: value for name, value in asdict(self).items() if value != default[name]}
+        values = {name: value for name, value in asdict(self).items() if value != default[name]}
+        if "net" in values:
+            values["net"] = self.net.to_json()
+        return values
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Spec:
@@ -89,6 +102,12 @@ class Spec:
         values = {name: value for name, value in data.items() if name in known}
         if io := values.get("io"):
             values["io"] = IoLimit(**io)
+        if net := values.get("net"):
+            values["net"] = Net.from_json(net)
+        if quality := values.get("bandwidth"):
+            values["bandwidth"] = Bandwidth.from_json(quality)
+        if ports := values.get("publish"):
+            values["publish"] = tuple(Publish.from_json(port) for port in ports)
         for name in ("writable", "hide"):
             if name in values:
                 values[name] = tuple(values[name])
@@ -117,7 +136,24 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
-    return [*found, *_bad_paths(spec)]
+    return [*found, *_bad_network(spec), *_bad_paths(spec)]
+
+
+def _bad_network(spec: Spec) -> list[SpecError]:
+    found = []
+    if spec.publish and spec.net.mode != "bridge":
+        ports = ", ".join(map(str, spec.publish))
+        found.append(
+            SpecError(
+                "net+publish", f'publish={ports} reaches a sandbox on a bridge, and net is "{spec.net}"', 'net="bridge" beside it'
+            )
+        )
+    if spec.bandwidth and spec.net.mode != "bridge":
+        found.append(
+            SpecError("bandwidth+net", f'bandwidth={spec.bandwidth} shapes a link to a bridge, and net is "{spec.net}"',
+                      'net="bridge" beside it')
+        )  # fmt: skip
+    return found
 
 
 def _bad_paths(spec: Spec) -> list[SpecError]:

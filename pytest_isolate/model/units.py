@@ -13,8 +13,10 @@ from typing import Final
 __all__ = [
     "format_duration",
     "format_size",
+    "parse_bit_rate",
     "parse_cpu",
     "parse_duration",
+    "parse_fraction",
     "parse_rate",
     "parse_size",
     "shown",
@@ -26,6 +28,14 @@ _SIZES: Final = {
     **{f"{prefix}B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T"), 1)},
     **{f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)},
 }
+_BITS: Final = {
+    "": 1,
+    "bit": 1,
+    **{f"{prefix}bit": 1000**power for power, prefix in enumerate(("k", "m", "g", "t"), 1)},
+    **{f"{prefix}ibit": 1024**power for power, prefix in enumerate(("k", "m", "g", "t"), 1)},
+}
+_SLOWEST: Final = 8 * 1000
+"""Bits per second. Slower, and one full packet takes more than a second."""
 _DURATIONS: Final = {"": 1.0, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _MOST_CPUS: Final = 8192
 """NR_CPUS of the largest kernels (arch/x86/Kconfig, MAXSMP)."""
@@ -85,6 +95,30 @@ def parse_rate(value: object) -> int:
     if rate < 1:
         raise ValueError(f"{shown(value)} stops all I/O")
     return rate
+
+
+def parse_bit_rate(value: object) -> int:
+    """Bits per second, in the units of tc(8): ``"10mbit"`` is 10,000,000. Raises ValueError, also below 8 kbit."""
+    number, suffix = _quantity(value)
+    if suffix.lower() not in _BITS:
+        raise ValueError(f"unknown unit {suffix!r} in {shown(value)}")
+    rate: int = round(number * _BITS[suffix.lower()])
+    if rate < _SLOWEST:
+        raise ValueError(f"{shown(value)} is less than 8kbit: one packet would take longer than a second")
+    if rate > 10**13:
+        raise ValueError(f"{shown(value)} is more than any link has")
+    return rate
+
+
+def parse_fraction(value: object) -> float:
+    """Between 0 and 1: ``"1%"`` is 0.01. Raises ValueError, also for all or nothing."""
+    number, suffix = _quantity(value)
+    if suffix not in ("", "%"):
+        raise ValueError(f"unknown unit {suffix!r} in {shown(value)}")
+    fraction = number / 100 if suffix else number
+    if not 0 < fraction < 1:
+        raise ValueError(f"{shown(value)} is not more than 0% and less than 100%")
+    return float(fraction)
 
 
 def parse_duration(value: object) -> float:

@@ -46,7 +46,7 @@ _EVENTS: Final = frozenset(
 
 def blocks(spec: Spec) -> bool:
     """Whether the spec's network mode leads nowhere."""
-    return spec.net == "none"
+    return spec.net.blocks
 
 
 class Refusals:

@@ -141,7 +141,7 @@ class Witness:
             if fixture.argname not in names:
                 continue
             held = at_set_up.alive()
-            if spec.net == "host":  # the same network: sockets work on both sides
+            if spec.net.mode == "host":  # the same network: sockets work on both sides
                 held = replace(held, sockets=())
             if held:
                 lines += [f"{fixture.scope} fixture '{fixture.argname}' was set up in the pytest process and holds there:"]

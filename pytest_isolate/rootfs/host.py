@@ -178,7 +178,7 @@ class HostRoot:
         hidden = tuple(_resolve("hide", path) for path in spec.hide)
         tree = tuple(self._tree(spec, hidden))
         # A fresh sysfs needs a network namespace of one's own.
-        fresh = self.kernel if spec.net != "host" else tuple(step for step in self.kernel if step.target != "/sys")
+        fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
         kernel = (*fresh, *self._late(hidden))
         if self.rootless:
             served = tuple(step for step in tree if isinstance(step, FuseOverlay))
@@ -250,7 +250,7 @@ class HostRoot:
         yield Bind(DEVICES, "/dev", readonly=True)
         if self.rootless:
             yield Bind(f"{UPPER}/{FIGURES}", f"/dev/{DISK}", readonly=True)
-        elif spec.net == "host":  # rootless, the clone has it
+        elif not spec.net.own:  # rootless, the clone has it
             yield Bind("/sys", "/sys", recursive=False, readonly=True)
 
     def _has_vanished(self, path: str) -> bool:

@@ -112,7 +112,7 @@ class Construction:
 
     def _clone_init(self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
-        namespaces = ALL & ~CLONE_NEWNET if spec.net == "host" else ALL
+        namespaces = ALL if spec.net.own else ALL & ~CLONE_NEWNET
         servers: list[int] = []
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
@@ -147,7 +147,7 @@ class Construction:
             if os.read(go, 1) != b"g":
                 os._exit(1)
             os.setsid()
-            if spec.net != "host":
+            if spec.net.own:
                 _step("bring up loopback", loopback_up)
             if spec.hostname is not None:
                 _step("sethostname", sethostname, spec.hostname)

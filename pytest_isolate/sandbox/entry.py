@@ -168,7 +168,7 @@ class Entrance:
                 restore_signals(blocked)
 
     def _namespaces(self) -> int:
-        return ALL & ~CLONE_NEWNET if self.spec.net == "host" else ALL
+        return ALL & ~CLONE_NEWNET if self.spec.net.mode == "host" else ALL
 
     def _enter(self, namespaces: int) -> None:
         """The working directory last, by its path. The cgroup has been joined: its files can't be reached from inside."""

@@ -102,7 +102,7 @@ class InitScripts:
         step("prctl", "prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         step("read", "read", Slot("go"), bytes(8), 1, least=1)
         step("setsid", "setsid")
-        if spec.net != "host":
+        if spec.net.own:
             socket = recorder.call("socket", _AF_INET, _SOCK_DGRAM_CLOEXEC, 0)
             recorder.call("ioctl", socket, _SIOCSIFFLAGS, _IFREQ)
             steps += ["bring up loopback"] * 2

@@ -260,7 +260,7 @@ class Sandbox:
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
             disk_full=disk is not None and disk.f_bfree == 0,
-            refused_packets=refused_packets(self.init_pid) if network and self.spec.net != "host" else 0,
+            refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
 
     def _disk(self) -> os.statvfs_result | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_isolate.kernel.mounts import mountinfo
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.host import describe_plan
 from tests.support.capabilities import requires
@@ -877,7 +878,7 @@ os.rmdir(workspace)
     assert "remedy: the builder may not mount here" in done.stdout
 
 
-@pytest.mark.parametrize("spec", [Spec(), Spec(net="host", disk=1 << 20, hide=("/etc/passwd",), writable=("/var/tmp",))])
+@pytest.mark.parametrize("spec", [Spec(), Spec(net=Net("host"), disk=1 << 20, hide=("/etc/passwd",), writable=("/var/tmp",))])
 def test_described_plan_is_the_one_that_is_carried_out(user: int | None, spec: Spec) -> None:
     before = mountinfo()
     inside = run_inside("", user=user, trees=("/tmp",), places=("/usr",), spec=spec.to_json())

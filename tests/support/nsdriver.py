@@ -185,7 +185,7 @@ def _box(job: dict[str, Any], root: HostRoot, identity: Identity, box: str, repo
     timed("outside", start)
     go, reports = os.pipe(), os.pipe()
     start = perf_counter()
-    pid, _pidfd = clone(ALL & ~CLONE_NEWNET if spec.net == "host" else ALL)
+    pid, _pidfd = clone(ALL & ~CLONE_NEWNET if not spec.net.own else ALL)
     if pid == 0:
         os.close(go[1])
         os.close(reports[0])

@@ -85,9 +85,9 @@ def test_each_capability_has_a_line_and_the_columns_are_aligned() -> None:
     for capability in CAPABILITIES:
         line = next(line for line in lines if line[9:].split("  ")[0] == capability.name)
         assert line.startswith(capability.state)
-    assert "cpu       no      see cgroup-cpu" in lines
-    assert "rootfs    weaker  see overlay" in lines
-    assert "pids      yes" in lines
+    assert "cpu        no      see cgroup-cpu" in lines
+    assert "rootfs     weaker  see overlay" in lines
+    assert "pids       yes" in lines
     assert lines[-1] == "a bare @pytest.mark.isolate works"
     assert plain(render_doctor(REFUSED, Style(100))[-2]).startswith("no test can be isolated")
 

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import KEYS
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.parse import parse_key, parse_keys
 from pytest_isolate.model.spec import IoLimit, Spec
 
@@ -70,7 +71,7 @@ def test_form_of_text_has_no_quotes_to_copy() -> None:
         ("hide", ("//etc//passwd",), ("/etc/passwd",)),
         ("io", {"read": "10MB/s", "path": "data"}, IoLimit(10_000_000, None, "/base/data")),
         ("io", {"write": 5}, IoLimit(None, 5)),
-        ("net", "host", "host"), ("fixtures", "inside", "inside"), ("leak", "fail", "fail"), ("rootfs", "host", "host"),
+        ("net", "host", Net("host")), ("fixtures", "inside", "inside"), ("leak", "fail", "fail"), ("rootfs", "host", "host"),
     ],
 )  # fmt: skip
 def test_object_is_read(name: str, value: Any, read: Any) -> None:
@@ -89,7 +90,7 @@ def test_object_is_read(name: str, value: Any, read: Any) -> None:
         ("io", {"rread": 1}, "unknown entry 'rread'"),
         ("io", {"path": "/"}, "neither 'read' nor 'write'"),
         ("io", {"read": 1, "path": ""}, "'' is not a path"),
-        ("net", "bridge", "'bridge' is not accepted"),
+        ("net", "bridged", "'bridged' is no network mode"),
         ("hostname", "-x", "not a host name"),
         ("hostname", "a" * 65, "not a host name"),
         ("hostname", "a\n", "not a host name"),

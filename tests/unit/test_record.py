@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import pytest
 
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import IoLimit, Spec
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.report.record import Problem, Run, TestRecord, percentile
@@ -16,7 +17,7 @@ FULL = TestRecord(
     usage=Usage(**{field.name: number + 1 for number, field in enumerate(fields(Usage))}),
     spec=Spec(
         cpu=0.2, memory=1 << 26, swap=0, pids=9, disk=1 << 20, io=IoLimit(read=1, path="/x"), timeout=5.0,
-        writable=("/a", "/b"), hide=("/c",), env=(("A", "1"), ("B", None)), hostname="box", user=1000, net="host",
+        writable=("/a", "/b"), hide=("/c",), env=(("A", "1"), ("B", None)), hostname="box", user=1000, net=Net("bridge", network="n", aliases=("a",)),
     ),
     problems=(Problem("oom", "used 64.0 of 64 MiB"), Problem("leak", "sleep (pid 9)\ncommand lines", failed=False)),
     weakened=("memory needs cgroup-memory: none here",),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin.refusals import Refusals, blocks
 
@@ -188,6 +189,6 @@ def test_packets_of_other_programs_are_said_without_addresses(refusals: Refusals
 
 def test_network_that_leads_somewhere_has_no_section(refusals: Refusals) -> None:
     refusals.note("tcp 192.0.2.1:80")
-    assert refusals.section(Spec(net="host"), 3) is None
+    assert refusals.section(Spec(net=Net("host")), 3) is None
     assert blocks(Spec())
-    assert not blocks(Spec(net="host"))
+    assert not blocks(Spec(net=Net("host")))

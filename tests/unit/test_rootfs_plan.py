@@ -13,6 +13,7 @@ import pytest
 
 from pytest_isolate.kernel.mounts import MS_NOSUID, MS_RDONLY, Mount, mountinfo
 from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs import host, trees
 from pytest_isolate.rootfs.host import HostRoot, describe_plan
@@ -148,7 +149,7 @@ def test_rootless_plan_does_everything_inside() -> None:
 
 
 def test_host_network_binds_the_hosts_sysfs_instead_of_a_fresh_one() -> None:
-    plan = root().plan(Spec(net="host"), "1")
+    plan = root().plan(Spec(net=Net("host")), "1")
     assert "sysfs" not in [step.fstype for step in plan.inside if isinstance(step, FileSystem)]
     assert Bind("/sys", "/sys", recursive=False, readonly=True) in plan.outside
 
