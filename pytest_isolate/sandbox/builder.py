@@ -33,7 +33,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
-from pytest_isolate.sandbox.channel import Channel
+from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
