@@ -37,6 +37,8 @@ class Usage:
         leaked_processes: processes alive inside after the test process ended.
         cpu_pressure_seconds, memory_pressure_seconds, io_pressure_seconds: time in which at least one task inside waited
             for it (PSI, "some"; cgroup v2).
+        net_rx_bytes, net_tx_bytes, net_rx_packets, net_tx_packets: what went through the sandbox's interface on a bridge network.
+        net_dropped_packets: what that interface dropped.
     """
 
     cpu_seconds: float | None = None
@@ -55,6 +57,11 @@ class Usage:
     cpu_pressure_seconds: float | None = None
     memory_pressure_seconds: float | None = None
     io_pressure_seconds: float | None = None
+    net_rx_bytes: int | None = None
+    net_tx_bytes: int | None = None
+    net_rx_packets: int | None = None
+    net_tx_packets: int | None = None
+    net_dropped_packets: int | None = None
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""

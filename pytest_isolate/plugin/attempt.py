@@ -151,6 +151,7 @@ class Attempt:
             self._relays,
             outside.measured,
             spec=self.spec,
+            box=self._box,
             terminal=outside.terminal,
         )
         if outside.foreground:

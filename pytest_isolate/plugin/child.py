@@ -24,6 +24,7 @@ from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.preload import ImportTimer
 from pytest_isolate.plugin.relay import Random, Relay, Stops
 from pytest_isolate.plugin.wire import Frame, Line, encode
+from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["EXIT_UNREPORTED", "Child"]
 
@@ -43,17 +44,27 @@ class Child:
         relays: what to carry over, made before the fork.
         measured: coverage, or None.
         spec: what the sandbox was asked to be.
+        box: its handle in the pytest process, to read what was known before the fork.
         terminal: descriptor of the controlling terminal to take when a prompt needs it; -1 for none.
     """
 
     def __init__(
-        self, item: pytest.Item, line: Line, relays: dict[str, Relay], measured: Measured | None, *, spec: Spec, terminal: int
+        self,
+        item: pytest.Item,
+        line: Line,
+        relays: dict[str, Relay],
+        measured: Measured | None,
+        *,
+        spec: Spec,
+        box: Sandbox,
+        terminal: int,
     ) -> None:
         self.item = item
         self._line = line
         self._relays = relays
         self._measured = measured
         self.spec = spec
+        self.address, self.ports = box.address, box.ports
         self._terminal = terminal
         self._imports = ImportTimer()
         self._phase_report: pytest.TestReport | None = None

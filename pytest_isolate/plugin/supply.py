@@ -47,7 +47,7 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True)
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink)
         self._emptied: list[str] = []
 
     def launch(self) -> None:
