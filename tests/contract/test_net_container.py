@@ -9,7 +9,7 @@ __all__ = ["caller"]
 
 def test_loopback_servers_of_the_other_sandbox_are_reached(caller: Caller) -> None:
     same, answer = caller.run(
-        '''
+        """
 server = "import socket; s = socket.create_server((\\"127.0.0.1\\", 8080)); print(\\"up\\", flush=True); c, _ = s.accept(); c.sendall(b\\"hello\\")"
 with box(name="db") as db:
     process = db.popen([PYTHON, "-I", "-S", "-c", server], stdout=subprocess.PIPE)
@@ -19,7 +19,7 @@ with box(name="db") as db:
         link, answer = other.run([PYTHON, "-I", "-S", "-c", code], check=True, timeout=30).stdout.decode().split()
         own = db.run([PYTHON, "-I", "-S", "-c", "import os; print(os.readlink('/proc/self/ns/net'))"], check=True).stdout.decode().strip()
         tell([link == own, answer])
-'''
+"""
     )
     assert same
     assert answer == "hello"
