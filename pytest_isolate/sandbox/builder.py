@@ -26,6 +26,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
+from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
@@ -33,7 +34,6 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
-from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program

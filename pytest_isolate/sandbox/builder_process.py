@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_isolate.kernel.cgroup_runs import run_name
-from pytest_isolate.model.errors import SandboxGone, error_from_json
 from pytest_isolate.kernel.channel import pair
+from pytest_isolate.model.errors import SandboxGone, error_from_json
 from pytest_isolate.sandbox.command import own_command
 
 if TYPE_CHECKING:
