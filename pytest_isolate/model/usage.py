@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["ProcessInfo", "Usage"]
+__all__ = ["Contacts", "ProcessInfo", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,30 @@ class Usage:
     def from_json(cls, data: dict[str, Any]) -> Usage:
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """Remote addresses that a sandbox turned to, each as ``tcp 10.0.0.1:80``, once, in the order of first packets.
+
+    Attributes:
+        reached: that answered.
+        refused: that answered with a refusal: a TCP reset, an ICMP error.
+        unanswered: TCP connections that nothing answered.
+        more: how many are left out.
+    """
+
+    reached: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    more: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.reached or self.refused or self.unanswered)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Contacts:
+        return cls(tuple(data["reached"]), tuple(data["refused"]), tuple(data["unanswered"]), data["more"])

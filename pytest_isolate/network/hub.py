@@ -8,7 +8,7 @@ Three threads: this one wires, in the run's namespace; the name server's was sta
 leaves from the host's; the relay of published ports connects from the run's.
 
 Messages in:  {"op": "network", net}; {"op": "attach", "n", "net", "bandwidth"} with the sandbox's namespace; {"op": "activate", "n", "names", "ports"}
-with listening sockets; {"op": "release", "n"}; {"op": "contacts", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
+with listening sockets; {"op": "release", "n"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
 Messages out: one to each but release: the answer, or {"error"}
 """
 
@@ -58,6 +58,7 @@ class Hub:
         loopback_up()
         self._rt = IPRoute()
         self._relay = Relay()
+        self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
         self._claims: list[Any] = []
         self._watches: dict[str, Any] = {}
@@ -89,6 +90,7 @@ class Hub:
             "activate": self._activate,
             "release": self._release,
             "contacts": self._contacts,
+            "unpublish": self._unpublish,
             "cut": self._partition,
             "mend": self._partition,
         }
@@ -197,8 +199,18 @@ class Hub:
         if link is not None:
             if link.names:
                 self._names.remove(name, link.names, _addresses(link))
-            for key in link.published:
-                self._relay.close(key)
+            self._close_ports(link)
+
+    def _unpublish(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """The sandbox is given back; the host's ports are free when this is answered."""
+        del fds
+        self._close_ports(self._link(message["n"]))
+        return {}
+
+    def _close_ports(self, link: Any) -> None:
+        for key in link.published:
+            self._relay.close(key)
+        link.published.clear()
 
     def _link(self, number: int) -> Any:
         name = self._of.get(number)

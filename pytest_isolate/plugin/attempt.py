@@ -11,21 +11,21 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn
 
 import pytest
 
 from pytest_isolate.kernel.signals import block_signals, restore_signals
-from pytest_isolate.model.errors import error_from_json
+from pytest_isolate.model.errors import IsolateError, error_from_json
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import ProcessInfo, Usage
+from pytest_isolate.model.usage import Contacts, ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
 from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.outside import Outside
-from pytest_isolate.plugin.refusals import blocks
+from pytest_isolate.plugin.refusals import blocks, contacts_section
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
@@ -75,6 +75,7 @@ class Attempt:
         self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         self.usage = Usage()
         self.verdict: Verdict | None = None
+        self.contacts: Contacts | None = None
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -222,6 +223,8 @@ class Attempt:
             found.append((verdict.leak.title, verdict.leak.text()))
         if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
             found.append((was_full.title, was_full.text()))
+        if self.contacts:
+            found.append(contacts_section(self.contacts))
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
         if self.stack:
@@ -389,6 +392,8 @@ class Attempt:
             and box.ended(_INIT_END)
         ):
             gone = "its init was killed, or the builder that held it"
+        with suppress(IsolateError):  # the builder is gone, and with it who knows
+            self.contacts = box.contacts()
         released = time.perf_counter()
         box.release()
         self._setup_seconds += time.perf_counter() - released

@@ -256,6 +256,7 @@ class Protocol:
             attempt.spec,
             attempt.verdict.problems(failed=self._failed),
             self._weakened,
+            contacts=attempt.contacts,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

@@ -195,8 +195,8 @@ class Builder:
         match message["what"]:
             case "activate":
                 return self._networks.activate(number, spec, built.init_pid, message, fds)
-            case "contacts":
-                return self._networks.contacts(number)
+            case "contacts" | "unpublish" as operation:
+                return self._networks.ask(operation, number)
             case operation:
                 other = self._live[message["m"]][0]
                 return self._networks.partition(operation, (number, built.init_pid), (message["m"], other.init_pid))

@@ -90,9 +90,9 @@ class Networks:
         self._running().ask({"op": "activate", "n": number, "names": asked["names"], "ports": asked["ports"]}, fds)
         return answer
 
-    def contacts(self, number: int) -> dict[str, Any]:
-        """Which remote addresses it reached, or was refused. Raises SetupError."""
-        return self._running().ask({"op": "contacts", "n": number})
+    def ask(self, operation: str, number: int) -> dict[str, Any]:
+        """``contacts``: which remote addresses it reached, or was refused; ``unpublish``: close its ports on the host. Raises SetupError."""
+        return self._running().ask({"op": operation, "n": number})
 
     def partition(self, operation: str, one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
         """``cut`` or ``mend`` the way between two sandboxes, each given by number and init. Raises SetupError."""

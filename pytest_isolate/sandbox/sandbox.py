@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
-from pytest_isolate.model.errors import SandboxGone, SetupError
+from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import ProcessInfo, Usage
-from pytest_isolate.network.attachment import INTERFACE, Address, Contacts
+from pytest_isolate.model.usage import Contacts, ProcessInfo, Usage
+from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
 from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
@@ -353,6 +353,9 @@ class Sandbox:
         if self._placement is None:
             return
         self._signal_init()
+        if self._placement.ports and self.spec.net.mode == "bridge" and self._pool is not None:
+            with suppress(IsolateError):  # then the builder is gone, and the ports with it
+                self._pool.ask("unpublish", self.number, {})
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:
