@@ -29,7 +29,10 @@ from pytest_isolate.kernel.syscalls import unshare
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Bandwidth, Net
 
-__all__ = ["run_hub"]
+__all__ = ["NAME", "run_hub"]
+
+NAME: Final = "isolate-network"
+"""As ps(1) shows it: 15 bytes at most."""
 
 _DNS: Final = 53
 
@@ -96,9 +99,13 @@ class Hub:
         }
         try:
             return operations[message["op"]](message, fds)
-        except (IsolateError, OSError) as error:
-            known = error if isinstance(error, IsolateError) else SetupError.from_os_error("wire a network", error)
-            return {"error": known.to_json()}
+        except IsolateError as error:
+            known: IsolateError = error
+        except OSError as error:
+            known = SetupError.from_os_error("wire a network", error)
+        except Exception as error:  # noqa: BLE001 - the other sandboxes keep their networks, whatever went wrong with this one
+            known = SetupError("wire a network", detail=repr(error))
+        return {"error": known.to_json()}
 
     # --- networks ---
 
@@ -269,6 +276,8 @@ def _key(number: int, fd: int) -> str:
 
 def run_hub(channel: Channel, builder: int, run: str, *, rootless: bool, uplink: str) -> NoReturn:
     """The hub's life, in a fresh fork of the builder. Never returns. `builder` is the builder's pidfd."""
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(NAME)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the builder ignores it, and subprocess wants to wait
     try:
         hub = Hub(channel, run, rootless=rootless, uplink=uplink)

@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NoReturn
 
@@ -25,7 +25,7 @@ from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
 from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.outside import Outside
-from pytest_isolate.plugin.refusals import blocks, contacts_section
+from pytest_isolate.plugin.refusals import CONTACTS, blocks, contacts_section
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
@@ -76,6 +76,7 @@ class Attempt:
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.contacts: Contacts | None = None
+        self._network_lost = ""
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -223,6 +224,8 @@ class Attempt:
             found.append((verdict.leak.title, verdict.leak.text()))
         if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
             found.append((was_full.title, was_full.text()))
+        if self._network_lost:
+            found.append((CONTACTS, self._network_lost))
         if self.contacts:
             found.append(contacts_section(self.contacts))
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
@@ -392,8 +395,10 @@ class Attempt:
             and box.ended(_INIT_END)
         ):
             gone = "its init was killed, or the builder that held it"
-        with suppress(IsolateError):  # the builder is gone, and with it who knows
+        try:
             self.contacts = box.contacts()
+        except IsolateError as error:
+            self._network_lost = error.message
         released = time.perf_counter()
         box.release()
         self._setup_seconds += time.perf_counter() - released

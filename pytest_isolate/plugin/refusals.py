@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts
 
-__all__ = ["Refusals", "blocks", "contacts_section"]
+__all__ = ["CONTACTS", "Refusals", "blocks", "contacts_section"]
 
 TITLE: Final = "isolate: network refused"
 CONTACTS: Final = "isolate: network"

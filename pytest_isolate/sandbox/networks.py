@@ -92,7 +92,9 @@ class Networks:
 
     def ask(self, operation: str, number: int) -> dict[str, Any]:
         """``contacts``: which remote addresses it reached, or was refused; ``unpublish``: close its ports on the host. Raises SetupError."""
-        return self._running().ask({"op": operation, "n": number})
+        if self._hub is None:
+            raise KeyError(number)
+        return self._hub.ask({"op": operation, "n": number})
 
     def partition(self, operation: str, one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
         """``cut`` or ``mend`` the way between two sandboxes, each given by number and init. Raises SetupError."""

@@ -219,19 +219,16 @@ with box(name="a", net=INTERNAL) as a, box(net=INTERNAL) as b:
 
 
 def test_a_hundred_sandboxes_on_one_bridge(caller: Caller) -> None:
-    assert (
-        caller.run(
-            SERVER
-            + """
+    assert caller.run(
+        SERVER
+        + """
 from contextlib import ExitStack
 with ExitStack() as stack:
     boxes = [stack.enter_context(box(net=INTERNAL)) for _ in range(100)]
     serve(boxes[0])
     tell([len({opened.address.ip for opened in boxes}), ask(boxes[99], boxes[0].address.ip) == boxes[99].address.ip])
 """
-        )
-        == [100, True]
-    )
+    ) == [100, True]
 
 
 def test_an_exhausted_subnet_is_named(caller: Caller) -> None:
