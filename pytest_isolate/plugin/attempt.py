@@ -24,6 +24,7 @@ from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
 from pytest_isolate.plugin.forked import Forked, TimedOut
+from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
@@ -60,13 +61,23 @@ class Attempt:
         box: the sandbox; it is released with the attempt.
         relays: what the test process carries over.
         setup_seconds: what getting the sandbox took.
+        forwarding: of servers outside, if there are any.
 
     Attributes:
         teardown_began: pytest is in the item's teardown phase.
+        forwarding: see above.
     """
 
     def __init__(
-        self, item: pytest.Item, spec: Spec, box: Sandbox, outside: Outside, relays: dict[str, Relay], setup_seconds: float
+        self,
+        item: pytest.Item,
+        spec: Spec,
+        box: Sandbox,
+        outside: Outside,
+        relays: dict[str, Relay],
+        *,
+        setup_seconds: float,
+        forwarding: Forwarding | None,
     ) -> None:
         self.item = item
         self.spec = spec
@@ -81,6 +92,7 @@ class Attempt:
         self._outside = outside
         self._relays = relays
         self._setup_seconds = setup_seconds
+        self.forwarding = forwarding
         self._phase: Phase = "setup"
         self._process: Forked | None = None
         self._started = self._stopped = 0.0
@@ -141,6 +153,8 @@ class Attempt:
 
     def _child(self, channel: int, hooks: object) -> Child:
         outside = self._outside
+        refused = self.forwarding.serve() if self.forwarding is not None else None
+        outside.forwarder.leave()
         outside.crash.enable()
         outside.timer.start()
         if blocks(self.spec):
@@ -155,6 +169,8 @@ class Attempt:
         )
         if outside.foreground:
             take_terminal(outside.terminal)
+        if refused:
+            send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
         child.settle(hooks)
         return child
 
@@ -223,6 +239,8 @@ class Attempt:
             found.append((was_full.title, was_full.text()))
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
+        if self.forwarding is not None and (not_forwarded := self.forwarding.section()):
+            found.append(not_forwarded)
         if self.stack:
             found.append(("isolate: stack of the test process", self.stack))
             self.stack = ""
@@ -277,6 +295,9 @@ class Attempt:
                 config.hook.pytest_enter_pdb(config=config, pdb=None)
             case "coverage":
                 pass
+            case "unforwarded":
+                assert self.forwarding is not None
+                self.forwarding.refuse(frame["refused"])
             case _:
                 self._left(frame)
         return False
@@ -388,6 +409,8 @@ class Attempt:
             and box.ended(_INIT_END)
         ):
             gone = "its init was killed, or the builder that held it"
+        if self.forwarding is not None:
+            self.forwarding.close()
         released = time.perf_counter()
         box.release()
         self._setup_seconds += time.perf_counter() - released
