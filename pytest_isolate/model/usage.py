@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["Contacts", "ProcessInfo", "Usage"]
+__all__ = ["Contact", "Contacts", "ProcessInfo", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +77,49 @@ class Usage:
         return cls(**{name: value for name, value in data.items() if name in known})
 
 
+Contact = tuple[str, str, int]
+"""Protocol, ``tcp`` or ``udp``, address and port of a remote end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """Remote addresses that a sandbox turned to, each as ``tcp 10.0.0.1:80``, once, in the order of first packets.
+    """With whom one sandbox wanted contact: protocol, address and port, each once, in the order in which they were first met.
 
     Attributes:
-        reached: that answered.
-        refused: that answered with a refusal: a TCP reset, an ICMP error.
-        unanswered: TCP connections that nothing answered.
-        more: how many are left out.
+        reached: a connection was accepted, or a datagram answered.
+        refused: a reset, or an ICMP message: nobody there, or forbidden.
+        unanswered: neither; for datagrams that is no failure.
+        more: how many were left out of the three above, because a list holds a hundred.
+        incomplete: the kernel had to drop packets, of this sandbox or others, so that some contacts may be missing.
     """
 
-    reached: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-    unanswered: tuple[str, ...] = ()
+    reached: tuple[Contact, ...] = ()
+    refused: tuple[Contact, ...] = ()
+    unanswered: tuple[Contact, ...] = ()
     more: int = 0
+    incomplete: bool = False
+
+    def __add__(self, other: Contacts) -> Contacts:
+        """Of two addresses of one sandbox, or of one after the other."""
+        return Contacts(
+            tuple(dict.fromkeys(self.reached + other.reached)),
+            tuple(dict.fromkeys(self.refused + other.refused)),
+            tuple(dict.fromkeys(self.unanswered + other.unanswered)),
+            self.more + other.more,
+            self.incomplete or other.incomplete,
+        )
 
     def __bool__(self) -> bool:
         return bool(self.reached or self.refused or self.unanswered)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        kinds = {"reached": self.reached, "refused": self.refused, "unanswered": self.unanswered}
+        lists = {name: [list(contact) for contact in contacts] for name, contacts in kinds.items()}
+        return {**lists, "more": self.more, "incomplete": self.incomplete}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Contacts:
-        return cls(tuple(data["reached"]), tuple(data["refused"]), tuple(data["unanswered"]), data["more"])
+    def from_json(cls, data: Mapping[str, Any]) -> Contacts:
+        def contacts(name: str) -> tuple[Contact, ...]:
+            return tuple((protocol, address, port) for protocol, address, port in data[name])
+
+        return cls(contacts("reached"), contacts("refused"), contacts("unanswered"), data["more"], data["incomplete"])

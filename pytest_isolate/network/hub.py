@@ -64,7 +64,7 @@ class Hub:
         self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
         self._claims: list[Any] = []
-        self._watches: dict[str, Any] = {}
+        self._watch: Any = None
         self._of: dict[int, str] = {}
         self._uplink: Any = None
 
@@ -142,7 +142,7 @@ class Hub:
             self._uplink.admit(claimed.subnet, subnet6)
             lead_out(self._rt, number, network)
         self._serve_names(network, recurse=not net.internal)
-        self._watch(network)
+        self._watch_over(network)
         return number, network
 
     def _open_uplink(self) -> None:
@@ -158,10 +158,14 @@ class Hub:
         tcp = socket.create_server(address)
         self._names.serve(network.name, udp, tcp, recurse=recurse)
 
-    def _watch(self, network: Any) -> None:
+    def _watch_over(self, network: Any) -> None:
         from pytest_isolate.network.watch import Watch
 
-        self._watches[network.name] = Watch(network.interface)
+        gateways = [address for address in (str(network.pool.gateway), network.gateway6) if address is not None]
+        if self._watch is None:
+            self._watch = Watch(network.interface, gateways)
+        else:
+            self._watch.add(network.interface, gateways)
 
     # --- sandboxes ---
 
@@ -178,8 +182,8 @@ class Hub:
 
         address = network.attach(message["n"], net, fds[0], shape)
         self._of[message["n"]] = network.name
-        if (watch := self._watches.get(network.name)) is not None:
-            watch.take(address.ip)  # what its former holder did
+        for own in _addresses(network.links[message["n"]]):
+            self._watch.take(own)  # what its former holder did
         return {"address": address.to_json()}
 
     def _activate(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -228,8 +232,8 @@ class Hub:
     def _contacts(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         del fds
         link = self._link(message["n"])
-        contacts = self._watches[link.address.network].take(link.address.ip)
-        return {"contacts": contacts.to_json()}
+        told = [self._watch.take(address) for address in _addresses(link)]
+        return {"contacts": [contacts.to_json() for contacts in told]}
 
     def _partition(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         from pytest_isolate.network.bridge import index_of, inside, kernel_refused

@@ -22,12 +22,10 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import Contacts
 
-__all__ = ["CONTACTS", "Refusals", "blocks", "contacts_section"]
+__all__ = ["Refusals", "blocks"]
 
 TITLE: Final = "isolate: network refused"
-CONTACTS: Final = "isolate: network"
 _SIZE: Final = 1 << 14
 _MOST_TEXT: Final = 200
 _MOST_LISTED: Final = 20
@@ -49,16 +47,6 @@ _EVENTS: Final = frozenset(
 def blocks(spec: Spec) -> bool:
     """Whether the spec's network mode leads nowhere."""
     return spec.net.blocks
-
-
-def contacts_section(contacts: Contacts) -> tuple[str, str]:
-    """Title and text for a failing test's report: whom it turned to on its bridge network, by any program."""
-    lines = []
-    for what, addresses in (("reached", contacts.reached), ("refused", contacts.refused), ("no answer", contacts.unanswered)):
-        lines += [f"{what:9}  {address}" for address in addresses[:_MOST_LISTED]]
-        if len(addresses) > _MOST_LISTED:
-            lines.append(f"{what:9}  and {len(addresses) - _MOST_LISTED} more")
-    return CONTACTS, "\n".join(lines)
 
 
 class Refusals:

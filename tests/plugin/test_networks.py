@@ -70,10 +70,16 @@ def test_failing_test_tells_whom_it_turned_to(pytester: pytest.Pytester, monkeyp
     done.result.assert_outcomes(failed=1)
     report = next(report for report in done.reports if report.when == "call")
     last = next(report for report in done.reports if report.when == "teardown")
-    gateway = last.isolate["contacts"]["refused"][0].removeprefix("tcp ").removesuffix(":81")
+    ((_, gateway, _),) = last.isolate["contacts"]["refused"]
     assert gateway in report.longrepr
-    assert last.isolate["contacts"] == {"reached": [], "refused": [f"tcp {gateway}:81"], "unanswered": [], "more": 0}
-    assert ["isolate: network", f"refused    tcp {gateway}:81"] in [*report.sections, *last.sections]
+    assert last.isolate["contacts"] == {
+        "reached": [],
+        "refused": [["tcp", gateway, 81]],
+        "unanswered": [],
+        "more": 0,
+        "incomplete": False,
+    }
+    assert ("isolate: network", f"refused    tcp {gateway}:81") in [*report.sections, *last.sections]
 
 
 def test_bad_networks_are_told_at_collection(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
