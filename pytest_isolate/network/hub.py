@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.namespaces import CLONE_NEWNET, loopback_up
+from pytest_isolate.kernel.rtnetlink import Route
 from pytest_isolate.kernel.syscalls import unshare
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Bandwidth, Net
@@ -50,6 +51,7 @@ class Hub:
     def __init__(self, channel: Channel, run: str, *, rootless: bool, uplink: str) -> None:
         from pyroute2 import IPRoute
 
+        from pytest_isolate.network.bridge import use_ipv6
         from pytest_isolate.network.names import NameServer, host_upstreams
         from pytest_isolate.network.relay import Relay
 
@@ -59,7 +61,8 @@ class Hub:
         self._names = NameServer(host_upstreams())
         unshare(CLONE_NEWNET)
         loopback_up()
-        self._rt = IPRoute()
+        self._rt, self._route = IPRoute(), Route()
+        use_ipv6("default", on=False)
         self._relay = Relay()
         self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
@@ -133,7 +136,7 @@ class Hub:
         claimed = claim(host_networks(self._host), wanted)
         self._claims.append(claimed)
         subnet6 = unique_local(self._run, name) if net.ipv6 else None
-        network = Network.create(self._rt, number, net, claimed.subnet, subnet6)
+        network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
         separate(self._rt, number, network, list(self._networks.values()))
         if not net.internal:
             from pytest_isolate.network.routing import lead_out
@@ -146,10 +149,13 @@ class Hub:
         return number, network
 
     def _open_uplink(self) -> None:
+        from pytest_isolate.network.bridge import use_ipv6
         from pytest_isolate.network.uplink import open_uplink
 
         if self._uplink is None:
+            use_ipv6("default", on=True)
             self._uplink = open_uplink(self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted)
+            use_ipv6("default", on=False)
 
     def _serve_names(self, network: Any, *, recurse: bool) -> None:
         address = (str(network.pool.gateway), _DNS)
@@ -174,13 +180,7 @@ class Hub:
         quality = Bandwidth.from_json(message["bandwidth"]) if message["bandwidth"] else None
         _number, network = self._known(net)
 
-        def shape(rt: Any, index: int, direction: str) -> None:
-            from pytest_isolate.network.shaping import shape as shaped
-
-            if quality is not None:
-                shaped(rt, index, getattr(quality, direction), quality)
-
-        address = network.attach(message["n"], net, fds[0], shape)
+        address = network.attach(message["n"], net, fds[0], _shaper(quality) if quality is not None else None)
         self._of[message["n"]] = network.name
         for own in _addresses(network.links[message["n"]]):
             self._watch.take(own)  # what its former holder did
@@ -236,7 +236,7 @@ class Hub:
         return {"contacts": [contacts.to_json() for contacts in told]}
 
     def _partition(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        from pytest_isolate.network.bridge import index_of, inside, kernel_refused
+        from pytest_isolate.network.bridge import INTERFACE_INDEX, inside, kernel_refused
         from pytest_isolate.network.partition import cut, mend
 
         one, other = self._link(message["n"]), self._link(message["m"])
@@ -248,7 +248,7 @@ class Hub:
         change = cut if message["op"] == "cut" else mend
         for namespace, peer in zip(fds, (other, one), strict=True):
             with kernel_refused(message["op"], peer.address.ip), inside(namespace) as rt:
-                change(rt, index_of(rt), _addresses(peer))
+                change(rt, INTERFACE_INDEX, _addresses(peer))
         return {}
 
     def close(self) -> None:
@@ -259,6 +259,12 @@ class Hub:
         for claimed in self._claims:
             with suppress(OSError):
                 claimed.release()
+
+
+def _shaper(quality: Bandwidth) -> Callable[[Any, int, str], None]:
+    from pytest_isolate.network.shaping import shape
+
+    return lambda rt, index, direction: shape(rt, index, getattr(quality, direction), quality)
 
 
 def _subnet_of(net: Net) -> ipaddress.IPv4Network | None:

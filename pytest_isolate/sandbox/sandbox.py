@@ -183,6 +183,9 @@ class Sandbox:
         """Which remote addresses it reached or was refused since the last call, by any program; None without a bridge network."""
         if self.spec.net.mode != "bridge" or self._pool is None:
             return None
+        traffic = interface_traffic(self.init_pid, INTERFACE)
+        if traffic is not None and not traffic["net_tx_packets"]:  # nobody need be asked
+            return Contacts()
         told = self._pool.ask("contacts", self.number, {})["contacts"]
         return sum(map(Contacts.from_json, told), Contacts())
 

@@ -34,6 +34,7 @@ def row(what: str, times: dict[str, float]) -> Row:
 
 _CROWD: Final = """
 import json, time
+from contextlib import ExitStack
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox import Pool, Sandbox

@@ -43,13 +43,13 @@ with box(net=INTERNAL) as one:
     _, pid = hub()
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
-    try: one.contacts()
-    except SetupError as error: text = str(error)
     # The kernel takes down the namespace, and the links with it, a moment after the process.
     for _ in range(500):
         interfaces = one.run([PYTHON, "-I", "-S", "-c", "import socket; print(*[name for _, name in socket.if_nameindex()])"]).stdout.decode().split()
         if "eth0" not in interfaces: break
         time.sleep(0.01)
+    try: one.contacts()
+    except SetupError as error: text = str(error)
 with box(net=INTERNAL) as two:
     again = two.run([PYTHON, "-I", "-S", "-c", "import socket; print(*[name for _, name in socket.if_nameindex()])"]).stdout.decode().split()
 tell([text, interfaces, again])
