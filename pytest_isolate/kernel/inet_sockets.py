@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator
@@ -69,22 +70,30 @@ def socket_inode(link: str) -> int | None:
 def of_descriptor(fd: int) -> InetSocket | None:
     """The socket behind a descriptor of this process, if it is one of TCP or UDP."""
     try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode):
+            return None
+        # A socket object closes its descriptor, and takes only one that is a socket.
         with socket(fileno=os.dup(fd)) as sock:
-            if sock.family not in (AF_INET, AF_INET6):
-                return None
-            kind: Kind
-            if sock.type == SOCK_STREAM:
-                kind, serves = "tcp", bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
-            elif sock.type == SOCK_DGRAM and sock.proto == IPPROTO_UDP:
-                kind, serves = "udp", sock.getsockname()[1] != 0
-            else:
-                return None
-            remote = _peer(sock)
-            v6only = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY)) if sock.family == AF_INET6 else None
-            host, port = sock.getsockname()[:2]
-            return InetSocket(os.fstat(fd).st_ino, kind, _plain(host), port, remote, serves and not remote, v6only)
+            return _described(sock, status.st_ino)
     except OSError:
         return None
+
+
+def _described(sock: socket, inode: int) -> InetSocket | None:
+    kind: Kind
+    if sock.family not in (AF_INET, AF_INET6):
+        return None
+    host, port = sock.getsockname()[:2]
+    if sock.type == SOCK_STREAM:
+        kind, serves = "tcp", bool(sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN))
+    elif sock.type == SOCK_DGRAM and sock.proto == IPPROTO_UDP:
+        kind, serves = "udp", port != 0
+    else:
+        return None
+    remote = _peer(sock)
+    v6only = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY)) if sock.family == AF_INET6 else None
+    return InetSocket(inode, kind, _plain(host), port, remote, serves and not remote, v6only)
 
 
 def _peer(sock: socket) -> str:

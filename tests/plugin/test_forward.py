@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.isolated_runs import EVERY_WAY, run
+from tests.support.capabilities import requires
+from tests.support.isolated_runs import EVERY_WAY, ROOT, run
+from tests.support.remains import forwarders_of
 
 TITLE = "isolate: fixtures set up outside"
 
@@ -30,10 +39,14 @@ class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+ALIVE = []
+
 def in_thread(server):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
+    ALIVE.append(server.server_address)
     yield server.server_address
+    ALIVE.remove(server.server_address)
     server.shutdown()
     thread.join()
     server.server_close()
@@ -196,26 +209,313 @@ def test_keep_alive_and_much_data(http_server):
     assert len(local) == 1
     conn.close()
 
-def test_by_another_name(request):
-    # Not in the closure: not known before the fork.
-    pass
-
 @pytest.mark.isolate(forward="none")
 def test_not_wanted(http_server):
     with pytest.raises(ConnectionRefusedError):
-        get(http_server)
+        socket.create_connection(http_server)
 
-def test_not_asked_for():
-    with open(os.environ["OTHER"]) as file:
-        port = int(file.read())
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
+@pytest.mark.isolate(fixtures="inside")
+def test_inside(http_server):
+    assert get(http_server) == b"%d /" % os.getpid()
+
+@pytest.mark.isolate(net="host")
+def test_host(http_server, child_server, ipv6_server):
+    for server in (http_server, child_server, ipv6_server[:2]):
+        assert get(server)
+
+def test_nothing_else(http_server):
+    # The session's other servers are alive outside, and this test doesn't ask for them.
+    others = [address for address in ALIVE if address != http_server]
+    assert len(others) >= 3
+    for address in others:
+        with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as sock:
+            with pytest.raises(ConnectionRefusedError):
+                sock.connect(address)
 """
 )
 
 
-def test_x(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+@EVERY_WAY
+def test_servers_of_wide_fixtures_answer_inside_and_no_others_do(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     pytester.makepyfile(SUITE)
-    done = run(pytester, monkeypatch, "--durations=10", "-vv")
-    print(done.output)
-    assert not done.failed()
+    options = ["--dist", "loadfile"] if how == "xdist" else []
+    done = run(pytester, monkeypatch, *options, how=how)
+    assert not done.failed(), done.output
+    assert {report.name for report in done} >= {
+        "test_udp",
+        "test_dual_stack[::1]",
+        "TestAsyncio::test_half_close",
+        "test_nothing_else",
+    }
+
+
+@EVERY_WAY
+def test_failing_test_is_told_what_it_could_reach_and_what_not(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pytester.makepyfile(
+        SERVERS
+        + """
+@pytest.fixture(scope="session")
+def client_too(http_server, tmp_path_factory):
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind("\\0only outside %d" % os.getpid())
+    with socket.create_connection(http_server) as client, unix:
+        yield http_server
+
+@pytest.mark.isolate
+def test_server(http_server):
+    print(http_server[1])
+    assert 0
+
+@pytest.mark.isolate
+def test_child(child_server):
+    assert 0
+
+@pytest.mark.isolate
+def test_client(client_too):
+    assert 0
+
+@pytest.mark.isolate(forward="none")
+def test_unwanted(http_server):
+    assert 0
+"""
+    )
+    done = run(pytester, monkeypatch, how=how)
+
+    server = done.of("test_server", "call").section(TITLE)
+    assert "thread 'Thread-" in server
+    assert "  forwarded, so reachable inside: TCP 127.0.0.1:" in server
+    assert "listening" not in server
+    assert "network" not in server
+
+    child = done.of("test_child", "call").section(TITLE)
+    assert "child process" in child
+    assert "  forwarded, so reachable inside: TCP 127.0.0.1:" in child
+    assert "network" not in child
+
+    client = done.of("test_client", "call").section(TITLE)
+    assert "connected to 127.0.0.1:" in client
+    assert "UNIX socket @only outside" in client
+    assert "sockets belong to another network" in client
+    assert 'net="host"' in client
+    assert "forward=" not in client
+
+    unwanted = done.of("test_unwanted", "call").section(TITLE)
+    assert "TCP socket listening on 127.0.0.1:" in unwanted
+    assert "forwarded, so" not in unwanted
+    assert 'forward="fixtures"' in unwanted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has ports below 1024 to listen on")
+def test_address_that_cant_be_had_inside_is_told_in_a_failing_test_only(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, socket
+
+        @pytest.fixture(scope="session")
+        def privileged():
+            for port in range(1023, 600, -1):
+                try:
+                    server = socket.create_server(("127.0.0.1", port))
+                except OSError:
+                    continue
+                with server:
+                    yield port
+                return
+
+        pytestmark = pytest.mark.isolate(user="65534")
+
+        def test_passes(privileged):
+            with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+                sock.connect(("127.0.0.1", privileged))
+
+        def test_fails(privileged):
+            assert 0
+        """
+    )
+    done = run(pytester, monkeypatch)
+    assert done.failed() == {("test_fails", "call")}, done.output
+    text = done.of("test_fails", "call").section("isolate: not forwarded")
+    assert re.fullmatch(
+        r"TCP 127\.0\.0\.1:\d+ of session fixture 'privileged': can't listen there: Permission denied\nremedy: .*", text
+    ), text
+    assert "TCP socket listening on 127.0.0.1:" in done.of("test_fails", "call").section(TITLE)
+
+
+LEFT = r"""
+import os
+
+def pytest_runtest_logfinish(nodeid):
+    links = sorted(os.readlink(f"/proc/self/fd/{fd}") if os.path.exists(f"/proc/self/fd/{fd}") else "" for fd in os.listdir("/proc/self/fd"))
+    print(f"\n{nodeid.partition('::')[2]} has {len(links)} descriptors", flush=True)
+
+def pytest_unconfigure():
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        words = [open(f"/proc/{pid}/cmdline").read() for pid in file.read().split()]
+    print("forwarders at the end:", sum("network.forwarder" in word for word in words))
+"""
+
+
+def test_descriptors_stay_as_many_and_the_forwarder_ends_with_the_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(LEFT)
+    pytester.makepyfile(
+        SERVERS
+        + """
+@pytest.mark.isolate
+@pytest.mark.parametrize("number", range(40))
+def test_many(http_server, udp_server, child_server, number):
+    before = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+    assert not any("isolate-forwarder" in link for link in before)
+    assert get(http_server)
+    keep = socket.create_connection(http_server)  # and is gone with the test
+"""
+    )
+    done = run(pytester, monkeypatch, "-s")
+    assert not done.failed(), done.output
+    counts = [int(found) for found in re.findall(r"test_many\[\d+\] has (\d+) descriptors", done.output)]
+    assert len(counts) == 40
+    assert min(counts[:20]) == min(counts[20:-1])  # a thread of the server may not have closed its connection yet
+    assert "forwarders at the end: 0" in done.output
+
+
+def test_server_sees_what_the_test_sent_last_and_the_end_of_its_connection(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, socket, threading
+
+        @pytest.fixture(scope="module")
+        def recorder():
+            got = []
+            def serve():
+                for _ in range(10):
+                    conn = server.accept()[0]
+                    with conn:
+                        while data := conn.recv(100):
+                            got.append(data)
+                        got.append(b"end")
+            with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                udp.bind(("127.0.0.1", 0))
+                udp.setblocking(False)
+                thread = threading.Thread(target=serve)
+                thread.start()
+                yield server.getsockname(), udp.getsockname()
+                thread.join(20)
+                assert got == [b"last words", b"end"] * 10
+                assert [udp.recv(100) for _ in range(10)] == [b"datagram"] * 10
+
+        @pytest.mark.isolate
+        @pytest.mark.parametrize("number", range(10))
+        def test_sends(recorder, number):
+            tcp, udp = recorder
+            global kept
+            kept = socket.create_connection(tcp)
+            kept.sendall(b"last words")
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"datagram", udp)
+        """
+    )
+    done = run(pytester, monkeypatch, "-p", "no:unraisableexception")
+    assert not done.failed(), done.output
+
+
+def test_fixture_that_asks_for_a_server_by_name_passes_it_on(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
+        SERVERS
+        + """
+@pytest.fixture(scope="session")
+def address(request):
+    return request.getfixturevalue("http_server")
+
+@pytest.mark.isolate
+def test_one(address):
+    assert get(address)
+
+@pytest.fixture(scope="module")
+def overridden():
+    yield from in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet))
+
+class TestOverride:
+    @pytest.fixture(scope="class")
+    def overridden(self, overridden):
+        return overridden
+
+    @pytest.mark.isolate
+    def test_it(self, overridden):
+        assert get(overridden)
+"""
+    )
+    done = run(pytester, monkeypatch)
+    assert not done.failed(), done.output
+
+
+def test_forwarder_that_is_killed_costs_one_test_its_servers(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makeconftest(
+        """
+        import os, signal
+
+        def pytest_runtest_logfinish(nodeid):
+            if "test_first" in nodeid:
+                with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                    for pid in map(int, file.read().split()):
+                        if "network.forwarder" in open(f"/proc/{pid}/cmdline").read():
+                            os.kill(pid, signal.SIGKILL)
+                            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                            print("killed")
+        """
+    )
+    pytester.makepyfile(
+        SERVERS
+        + """
+@pytest.mark.isolate
+def test_first(http_server):
+    assert get(http_server)
+
+@pytest.mark.isolate
+def test_second(http_server):
+    assert get(http_server)
+"""
+    )
+    done = run(pytester, monkeypatch, "-s")
+    assert "killed" in done.output
+    assert not done.failed(), done.output
+
+
+@requires("root")
+def test_pytest_killed_takes_the_forwarder_along(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_suite.py").write_text(
+        SERVERS
+        + """
+@pytest.mark.isolate
+def test_it(http_server, tmp_path_factory):
+    assert get(http_server)
+    open("reached", "w").close()
+    time.sleep(60)
+"""
+    )
+    options = ["-p", "pytest_isolate.plugin", "-p", "no:cacheprovider", "--isolate-writable=.", f"--basetemp={tmp_path / 'base'}"]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "pytest", *options], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    try:
+        found = until(lambda: (tmp_path / "reached").exists() and forwarders_of(process.pid))
+        assert found
+    finally:
+        process.kill()
+        process.wait()
+    pidfd_gone = until(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in found))
+    assert pidfd_gone
+
+
+def until(what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 20
+    while not (value := what()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return value
