@@ -77,7 +77,10 @@ class Supply:
         weakened: list[str] = []
         while True:
             try:
-                return Obtained(self._acquire(spec), spec, tuple(weakened))
+                box = self._acquire(spec)
+                for note in self._pool.notes:
+                    add_note(self._config, note)
+                return Obtained(box, spec, tuple(weakened))
             except MissingCapability as error:
                 weaker = self._without(spec, error)
                 weakened.append(error.message)
