@@ -104,10 +104,14 @@ class Witness:
     """Watches wide set-ups; `section` tells a failing test about them.
 
     Register it where something is isolated; it costs nothing elsewhere.
+
+    Attributes:
+        within_reach: children that tests can do with what they do outside: programs in sandboxes of isolate_factory.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.within_reach: set[int] = set()
         self._held: dict[pytest.FixtureDef[Any], Held] = {}
 
     # The old kind of wrapper: an exception doesn't pass through it, so tracebacks of fixtures don't show it.
@@ -122,6 +126,7 @@ class Witness:
         if outcome.exception is not None:
             return
         held = added(before, look())
+        held = replace(held, children=tuple(child for child in held.children if child[0] not in self.within_reach))
         for nested in self._held.keys() - known:  # asked for by the fixture's body, while it was being set up
             held -= self._held[nested]
         if held:
