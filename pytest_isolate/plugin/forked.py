@@ -72,15 +72,18 @@ class Forked:
                     raise TimedOut
                 continue
             for fd, event in ready:
-                if event & select.POLLOUT:
-                    self._flush()
-                if not event & ~select.POLLOUT:
-                    continue
-                if fd == self.pidfd:
-                    self._ended = True
-                    self._inbox.drain()
-                elif not self._inbox.drain():
-                    self._poll.unregister(fd)  # closed by the test; its end will tell
+                self._happened(fd, event)
+
+    def _happened(self, fd: int, event: int) -> None:
+        if event & select.POLLOUT:
+            self._flush()
+        if not event & ~select.POLLOUT:
+            return
+        if fd == self.pidfd:
+            self._ended = True
+            self._inbox.drain()
+        elif not self._inbox.drain():
+            self._poll.unregister(fd)  # closed by the test; its end will tell
 
     def tell(self, frame: Frame) -> None:
         """Send it, what doesn't fit now while frames are waited for: the process may be busy with something else."""
