@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["ProcessInfo", "Usage"]
+__all__ = ["Contact", "Contacts", "ProcessInfo", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,51 @@ class Usage:
     def from_json(cls, data: dict[str, Any]) -> Usage:
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
+
+
+Contact = tuple[str, str, int]
+"""Protocol, ``tcp`` or ``udp``, address and port of a remote end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """With whom one sandbox wanted contact: protocol, address and port, each once, in the order in which they were first met.
+
+    Attributes:
+        reached: a connection was accepted, or a datagram answered.
+        refused: a reset, or an ICMP message: nobody there, or forbidden.
+        unanswered: neither; for datagrams that is no failure.
+        more: how many were left out of the three above, because a list holds a hundred.
+        incomplete: the kernel had to drop packets, of this sandbox or others, so that some contacts may be missing.
+    """
+
+    reached: tuple[Contact, ...] = ()
+    refused: tuple[Contact, ...] = ()
+    unanswered: tuple[Contact, ...] = ()
+    more: int = 0
+    incomplete: bool = False
+
+    def __add__(self, other: Contacts) -> Contacts:
+        """Of two addresses of one sandbox, or of one after the other."""
+        return Contacts(
+            tuple(dict.fromkeys(self.reached + other.reached)),
+            tuple(dict.fromkeys(self.refused + other.refused)),
+            tuple(dict.fromkeys(self.unanswered + other.unanswered)),
+            self.more + other.more,
+            self.incomplete or other.incomplete,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.reached or self.refused or self.unanswered)
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = {"reached": self.reached, "refused": self.refused, "unanswered": self.unanswered}
+        lists = {name: [list(contact) for contact in contacts] for name, contacts in kinds.items()}
+        return {**lists, "more": self.more, "incomplete": self.incomplete}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Contacts:
+        def contacts(name: str) -> tuple[Contact, ...]:
+            return tuple((protocol, address, port) for protocol, address, port in data[name])
+
+        return cls(contacts("reached"), contacts("refused"), contacts("unanswered"), data["more"], data["incomplete"])

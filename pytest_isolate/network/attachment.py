@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-__all__ = ["INTERFACE", "Address", "Contacts"]
+__all__ = ["INTERFACE", "Address"]
 
 INTERFACE: Final = "eth0"
 """The sandbox's interface on a bridge, as in Docker."""
@@ -39,27 +39,3 @@ class Address:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Address:
         return cls(**data)
-
-
-@dataclass(frozen=True, slots=True)
-class Contacts:
-    """Remote addresses that a sandbox turned to, each as ``tcp 10.0.0.1:80``, once, in the order of first packets.
-
-    Attributes:
-        reached: that answered.
-        refused: that answered with a refusal: a TCP reset, an ICMP error.
-        unanswered: TCP connections that nothing answered.
-        more: how many are left out.
-    """
-
-    reached: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-    unanswered: tuple[str, ...] = ()
-    more: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Contacts:
-        return cls(tuple(data["reached"]), tuple(data["refused"]), tuple(data["unanswered"]), data["more"])

@@ -19,17 +19,25 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pytest_isolate.kernel.namespaces import CLONE_NEWNET
+from pytest_isolate.kernel.rtnetlink import Request, Route, add_address, add_default_route, add_veth, set_link
 from pytest_isolate.kernel.syscalls import setns
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.network.attachment import INTERFACE, Address
 
-__all__ = ["Link", "Network", "Pool", "index_of", "inside", "kernel_refused"]
+__all__ = ["INTERFACE_INDEX", "Link", "Network", "Pool", "index_of", "inside", "kernel_refused", "use_ipv6"]
 
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
 
 _MTU: Final = 1500
+FIRST_PORT: Final = 1000
+"""Index of the first sandbox's end at a bridge: given and not asked for, as the sandbox's end has `INTERFACE_INDEX`."""
+
+INTERFACE_INDEX: Final = 2
+"""After lo."""
+
+Shape = Callable[[IPRoute, int, str], None]
 _NODAD: Final = 0x02
 """IFA_F_NODAD: an address of ours is nobody else's, and checking it takes a second (ipv6, accept_dad)."""
 
@@ -131,6 +139,7 @@ class Network:
 
     asked: Net
     rt: IPRoute
+    route: Route
     index: int
     interface: str
     pool: Pool
@@ -139,16 +148,23 @@ class Network:
 
     @classmethod
     def create(
-        cls, rt: IPRoute, number: int, asked: Net, subnet: ipaddress.IPv4Network, subnet6: ipaddress.IPv6Network | None
+        cls,
+        rt: IPRoute,
+        route: Route,
+        number: int,
+        asked: Net,
+        subnet: ipaddress.IPv4Network,
+        subnet6: ipaddress.IPv6Network | None,
     ) -> Network:
         """A bridge with the gateway's address. Raises SetupError."""
         name = f"br{number}"
         with kernel_refused("make a bridge", name):
             rt.link("add", ifname=name, kind="bridge", br_stp_state=0, br_forward_delay=0)
             index = index_of(rt, name)
-            network = cls(asked, rt, index, name, Pool(subnet), subnet6)
+            network = cls(asked, rt, route, index, name, Pool(subnet), subnet6)
             rt.addr("add", index=index, address=str(network.pool.gateway), prefixlen=subnet.prefixlen)
             if subnet6 is not None:
+                use_ipv6(name, on=True)
                 rt.addr("add", index=index, address=str(subnet6[1]), prefixlen=subnet6.prefixlen, flags=_NODAD)
             rt.link("set", index=index, state="up")
         return network
@@ -171,47 +187,51 @@ class Network:
                     hint="ask for the same everywhere, or use another network name",
                 )  # fmt: skip
 
-    def attach(self, number: int, net: Net, namespace: int, shape: Callable[[IPRoute, int, str], None]) -> Address:
+    def attach(self, number: int, net: Net, namespace: int, shape: Shape | None) -> Address:
         """Link the network namespace of sandbox `number` to the bridge.
 
         Args:
             namespace: fd of it; the caller is in the run's, and is left there.
-            shape: called with a socket, an index and ``rx`` or ``tx``, for each end.
+            shape: called with a socket, an index and ``rx`` or ``tx``, for each end; None where the link is to be as it is.
 
         Raises:
             SetupError
         """
         ip = self.pool.take_fixed(IPv4(net.ip), self.name) if net.ip else self.pool.take(self.name)
         address = self._address(ip, net)
-        port = f"p{number}"
+        index = FIRST_PORT + number
         try:
-            with kernel_refused("make a link", f"{port} on {self.interface}"):
-                peer = {"ifname": INTERFACE, "net_ns_fd": namespace, "address": address.mac}
-                mtu = net.mtu or _MTU
-                self.rt.link("add", ifname=port, kind="veth", master=self.index, mtu=mtu, state="up", peer=peer)
-                index = index_of(self.rt, port)
-            link = Link(index, address, fixed=net.ip is not None)
-            shape(self.rt, index, "rx")
-            with inside(namespace) as rt:
-                self._configure(rt, address, mtu, shape)
+            with kernel_refused("make a link", f"p{number} on {self.interface}"):
+                self.route.do(
+                    add_veth(
+                        index, f"p{number}", self.index, net.mtu or _MTU,
+                        peer=INTERFACE, peer_index=INTERFACE_INDEX, namespace=namespace, mac=address.mac,
+                    )
+                )  # fmt: skip
+            with kernel_refused("configure", INTERFACE), _inside(namespace), Route() as route:
+                route.do(*self._configuration(address))
+            if shape is not None:
+                shape(self.rt, index, "rx")
+                with inside(namespace) as rt:
+                    shape(rt, INTERFACE_INDEX, "tx")
         except BaseException:
             self.pool.give_back(ip)
             raise
-        self.links[number] = link
+        self.links[number] = Link(index, address, fixed=net.ip is not None)
         return address
 
-    def _configure(self, rt: IPRoute, address: Address, mtu: int, shape: Callable[[IPRoute, int, str], None]) -> None:
-        with kernel_refused("configure", INTERFACE):
-            index = index_of(rt)
-            rt.link("set", index=index, mtu=mtu, state="up")
-            rt.addr("add", index=index, address=address.ip, prefixlen=self.pool.subnet.prefixlen)
-            if address.ip6 is not None and self.subnet6 is not None:
-                rt.addr("add", index=index, address=address.ip6, prefixlen=self.subnet6.prefixlen, flags=_NODAD)
-            if not self.asked.internal:
-                rt.route("add", dst="default", gateway=address.gateway, oif=index)
-                if address.gateway6 is not None:
-                    rt.route("add", family=10, dst="default", gateway=address.gateway6, oif=index)
-        shape(rt, index, "tx")
+    def _configuration(self, address: Address) -> Iterator[Request]:
+        """Of the sandbox's end, in its own namespace."""
+        if self.subnet6 is None:
+            yield set_link(INTERFACE_INDEX, up=True, link_local=False)
+        yield set_link(INTERFACE_INDEX, up=True)
+        yield add_address(INTERFACE_INDEX, address.ip, self.pool.subnet.prefixlen)
+        if address.ip6 is not None and self.subnet6 is not None:
+            yield add_address(INTERFACE_INDEX, address.ip6, self.subnet6.prefixlen)
+        if not self.asked.internal:
+            yield add_default_route(INTERFACE_INDEX, address.gateway)
+            if address.gateway6 is not None:
+                yield add_default_route(INTERFACE_INDEX, address.gateway6)
 
     def _address(self, ip: IPv4, net: Net) -> Address:
         mac = net.mac or "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
@@ -234,7 +254,7 @@ class Network:
             return None
         if link.fixed:
             with suppress(NetlinkError, OSError):  # it is gone already
-                self.rt.link("set", index=link.index, state="down")
+                self.route.do(set_link(link.index, up=False))
         self.pool.give_back(IPv4(link.address.ip))
         return link
 
@@ -242,22 +262,38 @@ class Network:
 @contextmanager
 def inside(namespace: int) -> Iterator[IPRoute]:
     """A socket in another network namespace; the caller is back in its own afterwards. Raises OSError of setns(2)."""
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(namespace, CLONE_NEWNET)
-        try:
-            rt = IPRoute()
-        finally:
-            setns(own, CLONE_NEWNET)
-    finally:
-        os.close(own)
+    with _inside(namespace):
+        rt = IPRoute()
     try:
         yield rt
     finally:
         rt.close()
 
 
-def index_of(rt: IPRoute, name: str = INTERFACE) -> int:
+@contextmanager
+def _inside(namespace: int) -> Iterator[None]:
+    """The calling thread is in another network namespace for the block. Raises OSError."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(namespace, CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            setns(own, CLONE_NEWNET)
+    finally:
+        os.close(own)
+
+
+def use_ipv6(interface: str, *, on: bool) -> None:
+    """Have an interface of the calling thread's network namespace with IPv6 or without; ``default``: those that are made from now on.
+
+    Ports of a bridge have no use for it, and would only announce themselves. What the kernel refuses stays as it was.
+    """
+    with suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w", encoding="ascii") as file:
+        file.write("0" if on else "1")
+
+
+def index_of(rt: IPRoute, name: str) -> int:
     """Of an interface. Raises OSError ENODEV."""
     found: list[Any] = list(rt.link_lookup(ifname=name))
     if not found:

@@ -8,7 +8,7 @@ Three threads: this one wires, in the run's namespace; the name server's was sta
 leaves from the host's; the relay of published ports connects from the run's.
 
 Messages in:  {"op": "network", net}; {"op": "attach", "n", "net", "bandwidth"} with the sandbox's namespace; {"op": "activate", "n", "names", "ports"}
-with listening sockets; {"op": "release", "n"}; {"op": "contacts", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
+with listening sockets; {"op": "release", "n"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
 Messages out: one to each but release: the answer, or {"error"}
 """
 
@@ -25,11 +25,15 @@ from typing import Any, Final, NoReturn
 
 from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.namespaces import CLONE_NEWNET, loopback_up
+from pytest_isolate.kernel.rtnetlink import Route
 from pytest_isolate.kernel.syscalls import unshare
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Bandwidth, Net
 
-__all__ = ["run_hub"]
+__all__ = ["NAME", "run_hub"]
+
+NAME: Final = "isolate-network"
+"""As ps(1) shows it: 15 bytes at most."""
 
 _DNS: Final = 53
 
@@ -47,6 +51,7 @@ class Hub:
     def __init__(self, channel: Channel, run: str, *, rootless: bool, uplink: str) -> None:
         from pyroute2 import IPRoute
 
+        from pytest_isolate.network.bridge import use_ipv6
         from pytest_isolate.network.names import NameServer, host_upstreams
         from pytest_isolate.network.relay import Relay
 
@@ -56,11 +61,13 @@ class Hub:
         self._names = NameServer(host_upstreams())
         unshare(CLONE_NEWNET)
         loopback_up()
-        self._rt = IPRoute()
+        self._rt, self._route = IPRoute(), Route()
+        use_ipv6("default", on=False)
         self._relay = Relay()
+        self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
         self._claims: list[Any] = []
-        self._watches: dict[str, Any] = {}
+        self._watch: Any = None
         self._of: dict[int, str] = {}
         self._uplink: Any = None
 
@@ -89,14 +96,19 @@ class Hub:
             "activate": self._activate,
             "release": self._release,
             "contacts": self._contacts,
+            "unpublish": self._unpublish,
             "cut": self._partition,
             "mend": self._partition,
         }
         try:
             return operations[message["op"]](message, fds)
-        except (IsolateError, OSError) as error:
-            known = error if isinstance(error, IsolateError) else SetupError.from_os_error("wire a network", error)
-            return {"error": known.to_json()}
+        except IsolateError as error:
+            known: IsolateError = error
+        except OSError as error:
+            known = SetupError.from_os_error("wire a network", error)
+        except Exception as error:  # noqa: BLE001 - the other sandboxes keep their networks, whatever went wrong with this one
+            known = SetupError("wire a network", detail=repr(error))
+        return {"error": known.to_json()}
 
     # --- networks ---
 
@@ -124,7 +136,7 @@ class Hub:
         claimed = claim(host_networks(self._host), wanted)
         self._claims.append(claimed)
         subnet6 = unique_local(self._run, name) if net.ipv6 else None
-        network = Network.create(self._rt, number, net, claimed.subnet, subnet6)
+        network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
         separate(self._rt, number, network, list(self._networks.values()))
         if not net.internal:
             from pytest_isolate.network.routing import lead_out
@@ -133,14 +145,17 @@ class Hub:
             self._uplink.admit(claimed.subnet, subnet6)
             lead_out(self._rt, number, network)
         self._serve_names(network, recurse=not net.internal)
-        self._watch(network)
+        self._watch_over(network)
         return number, network
 
     def _open_uplink(self) -> None:
+        from pytest_isolate.network.bridge import use_ipv6
         from pytest_isolate.network.uplink import open_uplink
 
         if self._uplink is None:
+            use_ipv6("default", on=True)
             self._uplink = open_uplink(self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted)
+            use_ipv6("default", on=False)
 
     def _serve_names(self, network: Any, *, recurse: bool) -> None:
         address = (str(network.pool.gateway), _DNS)
@@ -149,10 +164,14 @@ class Hub:
         tcp = socket.create_server(address)
         self._names.serve(network.name, udp, tcp, recurse=recurse)
 
-    def _watch(self, network: Any) -> None:
+    def _watch_over(self, network: Any) -> None:
         from pytest_isolate.network.watch import Watch
 
-        self._watches[network.name] = Watch(network.interface)
+        gateways = [address for address in (str(network.pool.gateway), network.gateway6) if address is not None]
+        if self._watch is None:
+            self._watch = Watch(network.interface, gateways)
+        else:
+            self._watch.add(network.interface, gateways)
 
     # --- sandboxes ---
 
@@ -161,16 +180,10 @@ class Hub:
         quality = Bandwidth.from_json(message["bandwidth"]) if message["bandwidth"] else None
         _number, network = self._known(net)
 
-        def shape(rt: Any, index: int, direction: str) -> None:
-            from pytest_isolate.network.shaping import shape as shaped
-
-            if quality is not None:
-                shaped(rt, index, getattr(quality, direction), quality)
-
-        address = network.attach(message["n"], net, fds[0], shape)
+        address = network.attach(message["n"], net, fds[0], _shaper(quality) if quality is not None else None)
         self._of[message["n"]] = network.name
-        if (watch := self._watches.get(network.name)) is not None:
-            watch.take(address.ip)  # what its former holder did
+        for own in _addresses(network.links[message["n"]]):
+            self._watch.take(own)  # what its former holder did
         return {"address": address.to_json()}
 
     def _activate(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
@@ -197,8 +210,18 @@ class Hub:
         if link is not None:
             if link.names:
                 self._names.remove(name, link.names, _addresses(link))
-            for key in link.published:
-                self._relay.close(key)
+            self._close_ports(link)
+
+    def _unpublish(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """The sandbox is given back; the host's ports are free when this is answered."""
+        del fds
+        self._close_ports(self._link(message["n"]))
+        return {}
+
+    def _close_ports(self, link: Any) -> None:
+        for key in link.published:
+            self._relay.close(key)
+        link.published.clear()
 
     def _link(self, number: int) -> Any:
         name = self._of.get(number)
@@ -209,11 +232,11 @@ class Hub:
     def _contacts(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         del fds
         link = self._link(message["n"])
-        contacts = self._watches[link.address.network].take(link.address.ip)
-        return {"contacts": contacts.to_json()}
+        told = [self._watch.take(address) for address in _addresses(link)]
+        return {"contacts": [contacts.to_json() for contacts in told]}
 
     def _partition(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        from pytest_isolate.network.bridge import index_of, inside, kernel_refused
+        from pytest_isolate.network.bridge import INTERFACE_INDEX, inside, kernel_refused
         from pytest_isolate.network.partition import cut, mend
 
         one, other = self._link(message["n"]), self._link(message["m"])
@@ -225,7 +248,7 @@ class Hub:
         change = cut if message["op"] == "cut" else mend
         for namespace, peer in zip(fds, (other, one), strict=True):
             with kernel_refused(message["op"], peer.address.ip), inside(namespace) as rt:
-                change(rt, index_of(rt), _addresses(peer))
+                change(rt, INTERFACE_INDEX, _addresses(peer))
         return {}
 
     def close(self) -> None:
@@ -236,6 +259,12 @@ class Hub:
         for claimed in self._claims:
             with suppress(OSError):
                 claimed.release()
+
+
+def _shaper(quality: Bandwidth) -> Callable[[Any, int, str], None]:
+    from pytest_isolate.network.shaping import shape
+
+    return lambda rt, index, direction: shape(rt, index, getattr(quality, direction), quality)
 
 
 def _subnet_of(net: Net) -> ipaddress.IPv4Network | None:
@@ -257,6 +286,8 @@ def _key(number: int, fd: int) -> str:
 
 def run_hub(channel: Channel, builder: int, run: str, *, rootless: bool, uplink: str) -> NoReturn:
     """The hub's life, in a fresh fork of the builder. Never returns. `builder` is the builder's pidfd."""
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(NAME)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the builder ignores it, and subprocess wants to wait
     try:
         hub = Hub(channel, run, rootless=rootless, uplink=uplink)

@@ -40,15 +40,15 @@ class HubProcess:
         theirs.close()
         self._pidfd = os.pidfd_open(pid)
         self.pid = pid
-        self._answer()
+        self.answer()
 
     def ask(self, message: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
-        """Send and wait for the answer. Raises what the hub answers with, or SetupError if it is gone."""
+        """Send and wait for the answer. Raises as `answer`."""
         self.tell(message, fds)
-        return self._answer()
+        return self.answer()
 
     def tell(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Send what has no answer. Silent if the hub is gone: the next question says so."""
+        """Send; wait for nothing. Silent if the hub is gone: the next answer says so."""
         with suppress(OSError):
             self._channel.send(message, tuple(fds))
 
@@ -56,7 +56,8 @@ class HubProcess:
     def alive(self) -> bool:
         return not select.select([self._pidfd], [], [], 0)[0]
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """The answer to the oldest question. Raises what the hub answers with, or SetupError if it is gone."""
         if (received := self._channel.receive()) is None:
             raise SetupError(
                 "wire a network", detail=f"the process that holds the networks (pid {self.pid}) ended: it was killed",

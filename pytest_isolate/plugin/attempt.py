@@ -23,8 +23,10 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
+from pytest_isolate.plugin.contacts import ContactList
 from pytest_isolate.plugin.errands import Errands
 from pytest_isolate.plugin.forked import Forked, TimedOut
+from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
@@ -61,13 +63,23 @@ class Attempt:
         box: the sandbox; it is released with the attempt.
         relays: what the test process carries over.
         setup_seconds: what getting the sandbox took.
+        forwarding: of servers outside, if there are any.
 
     Attributes:
         teardown_began: pytest is in the item's teardown phase.
+        forwarding: see above.
     """
 
     def __init__(
-        self, item: pytest.Item, spec: Spec, box: Sandbox, outside: Outside, relays: dict[str, Relay], setup_seconds: float
+        self,
+        item: pytest.Item,
+        spec: Spec,
+        box: Sandbox,
+        outside: Outside,
+        relays: dict[str, Relay],
+        *,
+        setup_seconds: float,
+        forwarding: Forwarding | None,
     ) -> None:
         self.item = item
         self.spec = spec
@@ -76,12 +88,14 @@ class Attempt:
         self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         self.usage = Usage()
         self.verdict: Verdict | None = None
+        self.network = ContactList(box)
         self.stack = ""
         self.teardown_began = False
         self._box = box
         self._outside = outside
         self._relays = relays
         self._setup_seconds = setup_seconds
+        self.forwarding = forwarding
         self._phase: Phase = "setup"
         self._process: Forked | None = None
         self._started = self._stopped = 0.0
@@ -143,6 +157,8 @@ class Attempt:
 
     def _child(self, channel: int, hooks: object) -> Child:
         outside = self._outside
+        refused = self.forwarding.serve() if self.forwarding is not None else None
+        outside.forwarder.leave()
         outside.crash.enable()
         outside.timer.start()
         if blocks(self.spec):
@@ -158,6 +174,8 @@ class Attempt:
         )
         if outside.foreground:
             take_terminal(outside.terminal)
+        if refused:
+            send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
         child.settle(hooks)
         return child
 
@@ -224,8 +242,13 @@ class Attempt:
             found.append((verdict.leak.title, verdict.leak.text()))
         if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
             found.append((was_full.title, was_full.text()))
+        if self._process is not None:
+            self.network.take()
+        found += self.network.sections()
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
+        if self.forwarding is not None and (not_forwarded := self.forwarding.section()):
+            found.append(not_forwarded)
         if self.stack:
             found.append(("isolate: stack of the test process", self.stack))
             self.stack = ""
@@ -289,6 +312,9 @@ class Attempt:
                 config.hook.pytest_enter_pdb(config=config, pdb=None)
             case "coverage":
                 pass
+            case "unforwarded":
+                assert self.forwarding is not None
+                self.forwarding.refuse(frame["refused"])
             case _:
                 self._left(frame)
         return False
@@ -403,6 +429,9 @@ class Attempt:
         ):
             gone = "its init was killed, or the builder that held it"
         self._errands.close()
+        self.network.take()
+        if self.forwarding is not None:
+            self.forwarding.close()
         released = time.perf_counter()
         box.release()
         self._setup_seconds += time.perf_counter() - released

@@ -19,7 +19,7 @@ import pytest
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.marks import FACTORY
 
-__all__ = ["forget", "set_up"]
+__all__ = ["definitions", "forget", "set_up"]
 
 _FUNCTION: Final = "function"
 Definitions = Sequence[pytest.FixtureDef[Any]]
@@ -75,6 +75,21 @@ def _requests(definition: pytest.FixtureDef[Any], name: str, known: Mapping[str,
             seen.add(wanted)
             waiting += definitions[-1].argnames
     return False
+
+
+def definitions(item: pytest.Item) -> set[pytest.FixtureDef[Any]]:
+    """What the item's closure means: the innermost definition of each name, and those below it that it requests."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return set()
+    known: Mapping[str, Definitions] = info.name2fixturedefs
+    found: set[pytest.FixtureDef[Any]] = set()
+    for name in item.fixturenames:  # type: ignore[attr-defined] # as in set_up
+        for definition in reversed(known.get(name, ())):
+            found.add(definition)
+            if not _requests(definition, name, known):
+                break
+    return found
 
 
 def forget(session: pytest.Session) -> None:

@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -136,9 +136,10 @@ class Builder:
         try:
             spec, caps, _plan = self._planned(described)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group, join)
-            wired = self._networks.attach(number, spec, built.init_pid)
+            built = self._construct(described, group, join, lambda init: self._networks.begin(number, spec, init))
+            wired = self._networks.finish()
         except (IsolateError, OSError) as error:
+            self._networks.give_up()
             if built is not None:
                 _kill(built)
             if group is not None:
@@ -148,18 +149,18 @@ class Builder:
         self._live[number] = (built, group, spec)
         self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json(), **wired}, (built.pidfd,))
 
-    def _construct(self, described: dict[str, Any], group: Group, join: int | None) -> Built:
+    def _construct(self, described: dict[str, Any], group: Group, join: int | None, born: Callable[[int], None]) -> Built:
         with self._network_of(join) as network:
             spec, _caps, plan = self._planned(described)
             try:
-                return self._construction.build(spec, plan, group.v2, network)
+                return self._construction.build(spec, plan, group.v2, network, born)
             except SetupError as error:
                 if error.errno != errno.ENOENT:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
             spec, _caps, plan = self._planned(described)
-            return self._construction.build(spec, plan, group.v2, network)
+            return self._construction.build(spec, plan, group.v2, network, born)
 
     @contextmanager
     def _network_of(self, number: int | None) -> Iterator[int | None]:
@@ -195,8 +196,8 @@ class Builder:
         match message["what"]:
             case "activate":
                 return self._networks.activate(number, spec, built.init_pid, message, fds)
-            case "contacts":
-                return self._networks.contacts(number)
+            case "contacts" | "unpublish" as operation:
+                return self._networks.ask(operation, number)
             case operation:
                 other = self._live[message["m"]][0]
                 return self._networks.partition(operation, (number, built.init_pid), (message["m"], other.init_pid))

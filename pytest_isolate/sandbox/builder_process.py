@@ -202,6 +202,11 @@ class BuilderProcess:
             self._unwanted.add(number)
         self._send({"op": "release", "n": number})
 
+    def give_back(self, number: int, answer: dict[str, Any]) -> None:
+        """A sandbox that was answered for, and that nobody will use."""
+        self._drop(answer)
+        self._send({"op": "release", "n": number})
+
     def _drop(self, message: dict[str, Any]) -> None:
         if "pidfd" in message:
             self._waiting.discard(message["pidfd"])

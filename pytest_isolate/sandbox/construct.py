@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -71,23 +72,28 @@ class Construction:
     builder: int
     scripts: InitScripts
 
-    def build(self, spec: Spec, plan: Plan, group: str = "", network: int | None = None) -> Built:
+    def build(
+        self, spec: Spec, plan: Plan, group: str = "", network: int | None = None, born: Callable[[int], None] = lambda _: None
+    ) -> Built:
         """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
 
         Args:
             group: its directory in the v2 tree, empty if it has none.
+            born: called with init's pid as soon as it is there, with its namespaces, and sets itself up.
             network: fd of the network namespace to be in, of a sandbox that exists; None: one of its own, or the builder's.
         """
         script = self.scripts.of(spec, plan) if network is None else None
         try:
-            return self._build(spec, plan, group, script, network)
+            return self._build(spec, plan, group, script, network, born)
         except SetupError:
             if script is None or not script.not_executed:
                 raise
         self.scripts.give_up()
-        return self._build(spec, plan, group, None, network)
+        return self._build(spec, plan, group, None, network, born)
 
-    def _build(self, spec: Spec, plan: Plan, group: str, script: InitScript | None, network: int | None) -> Built:
+    def _build(
+        self, spec: Spec, plan: Plan, group: str, script: InitScript | None, network: int | None, born: Callable[[int], None]
+    ) -> Built:
         with _Pipe() as go, _Pipe() as status:
             built = self._clone_init(spec, plan, group, script, go, status, network)
             try:
@@ -95,6 +101,7 @@ class Construction:
                 status.close_write()
                 try:
                     self._admit(built.init_pid, spec, go.write)
+                    born(built.init_pid)
                 except (SetupError, BrokenPipeError):
                     if select.select([status.read], [], [], 0)[0]:  # it has ended before, and says why
                         _await(status.read, script)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 
@@ -34,6 +36,7 @@ class Networks:
         self._hub: HubProcess | None = None
         self._resolvers: dict[str, str] = {}
         self._attached: set[int] = set()
+        self._begun: int | None = None
 
     def _running(self) -> HubProcess:
         """The hub, started when it is first wanted. Raises SetupError, MissingCapability."""
@@ -66,33 +69,55 @@ class Networks:
             self._resolvers[key] = name
         return self._resolvers[key]
 
-    def attach(self, number: int, spec: Spec, init: int) -> dict[str, Any]:
-        """Link a sandbox, unless its address can be another's until it is handed out (`activate`). Raises SetupError, MissingCapability."""
-        if spec.net.mode != "bridge" or spec.net.ip is not None:
-            return {}
-        return self._attach(number, spec, init)
+    def begin(self, number: int, spec: Spec, init: int) -> None:
+        """Have a sandbox linked whose init has just been born, unless its address can be another's until it is handed out (`activate`).
 
-    def _attach(self, number: int, spec: Spec, init: int) -> dict[str, Any]:
+        The hub works while init sets itself up; `finish` waits for it. Raises SetupError, MissingCapability.
+        """
+        if spec.net.mode == "bridge" and spec.net.ip is None:
+            self.give_up()
+            self._attach(number, spec, init)
+
+    def _attach(self, number: int, spec: Spec, init: int) -> None:
         quality = spec.to_json().get("bandwidth")
+        hub = self._running()
         namespace = _namespace(init)
         try:
-            answer = self._running().ask(
-                {"op": "attach", "n": number, "net": spec.net.to_json(), "bandwidth": quality}, (namespace,)
-            )
+            hub.tell({"op": "attach", "n": number, "net": spec.net.to_json(), "bandwidth": quality}, (namespace,))
         finally:
             os.close(namespace)
+        self._begun = number
+
+    def finish(self) -> dict[str, Any]:
+        """Where the sandbox is that was begun, nothing if none was. Raises SetupError, MissingCapability."""
+        if self._begun is None or self._hub is None:
+            return {}
+        number, self._begun = self._begun, None
+        answer = self._hub.answer()
         self._attached.add(number)
         return answer
 
+    def give_up(self) -> None:
+        """The sandbox that was begun comes to nothing."""
+        if (number := self._begun) is not None:
+            with suppress(IsolateError):
+                self.finish()
+            self.release(number)
+
     def activate(self, number: int, spec: Spec, init: int, asked: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         """The sandbox is handed out: link it if it isn't yet, and give it its names and ports. Raises SetupError, MissingCapability."""
-        answer = self._attach(number, spec, init) if number not in self._attached else {}
+        answer = {}
+        if number not in self._attached:
+            self._attach(number, spec, init)
+            answer = self.finish()
         self._running().ask({"op": "activate", "n": number, "names": asked["names"], "ports": asked["ports"]}, fds)
         return answer
 
-    def contacts(self, number: int) -> dict[str, Any]:
-        """Which remote addresses it reached, or was refused. Raises SetupError."""
-        return self._running().ask({"op": "contacts", "n": number})
+    def ask(self, operation: str, number: int) -> dict[str, Any]:
+        """``contacts``: which remote addresses it reached, or was refused; ``unpublish``: close its ports on the host. Raises SetupError."""
+        if self._hub is None:
+            raise KeyError(number)
+        return self._hub.ask({"op": operation, "n": number})
 
     def partition(self, operation: str, one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
         """``cut`` or ``mend`` the way between two sandboxes, each given by number and init. Raises SetupError."""
@@ -117,6 +142,7 @@ class Networks:
             self._hub = None
         self._resolvers.clear()
         self._attached.clear()
+        self._begun = None
 
 
 def _namespace(init: int) -> int:

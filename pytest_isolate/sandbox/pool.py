@@ -141,8 +141,7 @@ class Pool:
                     answer |= builder.ask("activate", number, {"names": names, "ports": described}, fds)
                     ports = {(entry.port, entry.protocol): (entry.host_ip, entry.host_port) for entry, _ in listeners}
             except BaseException as error:
-                os.close(answer["pidfd"])
-                builder.discard(number)
+                builder.give_back(number, answer)
                 if isinstance(error, SandboxGone):
                     self._abandon()
                 raise

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
-from pytest_isolate.model.errors import SandboxGone, SetupError
+from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import ProcessInfo, Usage
-from pytest_isolate.network.attachment import INTERFACE, Address, Contacts
+from pytest_isolate.model.usage import Contacts, ProcessInfo, Usage
+from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
 from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
@@ -183,7 +183,11 @@ class Sandbox:
         """Which remote addresses it reached or was refused since the last call, by any program; None without a bridge network."""
         if self.spec.net.mode != "bridge" or self._pool is None:
             return None
-        return Contacts.from_json(self._pool.ask("contacts", self.number, {})["contacts"])
+        traffic = interface_traffic(self.init_pid, INTERFACE)
+        if traffic is not None and not traffic["net_tx_packets"]:  # nobody need be asked
+            return Contacts()
+        told = self._pool.ask("contacts", self.number, {})["contacts"]
+        return sum(map(Contacts.from_json, told), Contacts())
 
     @property
     def group(self) -> Group | None:
@@ -353,6 +357,9 @@ class Sandbox:
         if self._placement is None:
             return
         self._signal_init()
+        if self._placement.ports and self.spec.net.mode == "bridge" and self._pool is not None:
+            with suppress(IsolateError):  # then the builder is gone, and the ports with it
+                self._pool.ask("unpublish", self.number, {})
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:
