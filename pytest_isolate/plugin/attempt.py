@@ -12,8 +12,8 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NoReturn
+from dataclasses import replace
+from typing import Final, Literal, NoReturn
 
 import pytest
 
@@ -30,12 +30,12 @@ from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
-from pytest_isolate.plugin.reports import fail_at, raise_at
+from pytest_isolate.plugin.reports import Given, fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
-__all__ = ["Attempt", "Given"]
+__all__ = ["Attempt"]
 
 Phase = Literal["setup", "call", "teardown"]
 
@@ -44,14 +44,6 @@ _GRACE: Final = 3.0
 
 _INIT_END: Final = 0.3
 """Seconds for an init to be seen dead after it took the test process along."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A phase's report as the test process made it, and what the phase raised."""
-
-    report: pytest.TestReport
-    error: dict[str, Any] | None
 
 
 class Attempt:
