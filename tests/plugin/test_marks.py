@@ -33,7 +33,7 @@ class TestSecond(Base):
     @pytest.mark.isolate(disk="1GiB")
     def test_merged_too(self): pass
 
-@pytest.mark.isolate(net="bridge")
+@pytest.mark.isolate(net="bridged")
 class TestThird:
     def test_a(self): pass
     def test_b(self): pass
@@ -49,7 +49,7 @@ BAD_LINES = [
     "base class test_bad.Base: pids: 0 leaves no task for the test itself; accepted: whole number, at least 1",
     "marker of test_bad.py::TestSecond::test_merged: disk+memory: disk=1.0 GiB on a tmpfs is charged to memory=64.0 MiB",
     "marker of test_bad.py::TestSecond::test_merged_too: disk+memory: disk=1.0 GiB on a tmpfs",
-    'class test_bad.py::TestThird: net: \'bridge\' is not accepted; accepted: "none" or "host"',
+    'class test_bad.py::TestThird: net: \'bridged\' is no network mode; accepted: "none", "host", "bridge", "container:NAME"*',
 ]
 GOOD = """
 import pytest
@@ -144,7 +144,7 @@ def test_junit_has_the_file_as_an_error(suite: pytest.Pytester, monkeypatch: pyt
     (case,) = ET.parse(suite.path / "out.xml").iter("testcase")
     assert "test_bad" in case.attrib["name"] + case.attrib["classname"]
     (error,) = case.iter("error")
-    assert "net: 'bridge' is not accepted" in (error.text or "")
+    assert "net: 'bridged' is no network mode" in (error.text or "")
 
 
 def test_lastfailed_comes_back_to_it_once_it_is_mended(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
