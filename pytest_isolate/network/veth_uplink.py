@@ -106,7 +106,8 @@ class VethUplink:
         self._run6 = str(unique_local(self._run, "uplink")[2])
         self._connect()
         forwarding = self._outside.call(lambda: Forwarding(self._run))
-        self._stack.callback(self._outside.call, forwarding.end)
+        # Where it fails, nothing could be set either, or the next run puts it back.
+        self._stack.callback(_suppressed, self._outside.call, forwarding.end)
         families = (4, 6) if self._ipv6 else (4,)
         opened = {version: self._forward(forwarding, version) for version in families}
         self._set_tables(opened, tables)

@@ -133,6 +133,13 @@ def test_survivor_puts_back_what_a_killed_run_set(world: World):
     assert world.state() == before
 
 
+def test_table_of_a_dead_run_that_an_older_kernel_kept_is_removed_by_the_next_run(world: World):
+    stale = f"pytest-isolate-{os.getpid()}-1-0.{os.stat('/proc/self/ns/pid').st_ino}"  # a process of another start time
+    world.on_host(f"nft 'add table inet {stale}; add table inet mine'")
+    world.run(TRY)
+    assert world.on_host("nft list tables").split() == ["table", "inet", "mine"]
+
+
 def test_forwarding_that_was_on_is_not_touched_and_not_mentioned(world: World):
     world.on_host("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     before = world.state()
@@ -150,7 +157,9 @@ def test_forwarding_that_somebody_turned_on_meanwhile_stays_on(world: World):
 
 
 def test_host_that_forwards_for_us_forwards_nothing_else(world: World):
-    world.on_host("ip link add other type dummy; ip link set other up; ip addr add 198.18.0.1/24 dev other")
+    world.on_host(
+        "ip link add other type veth peer name far; ip link set other up; ip link set far up; ip addr add 198.18.0.1/24 dev other"
+    )
     process = world.start(HOLD)
     subnet = told(process)["subnet"]
     world.in_world(f"ip route add {subnet} via {HOST4}; ip route add 198.18.0.0/24 via {HOST4}")
@@ -165,8 +174,12 @@ def out(to):
 print(out("{client}"), out("198.18.0.2"))
 """
     assert world.in_world(f"python3 -c '{asked}'").split() == ["TimeoutError", "TimeoutError"]
+    assert world.on_host("ip neigh show dev other") == ""
     assert ask(process, SEEN) == REACHED
     end(process)
+    world.on_host("sysctl -q -w net.ipv4.ip_forward=1")
+    world.in_world(f"python3 -c '{asked}'")
+    assert "198.18.0.2" in world.on_host("ip neigh show dev other")  # so it is looked for where it is forwarded
 
 
 def test_without_nf_tables_iptables_does_it_and_the_next_run_removes_what_a_killed_one_left(world: World, tmp_path: Path):
@@ -200,8 +213,7 @@ FIREWALLS = {
     ),
     "legacy": ("iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD DROP"),
     "firewalld": (
-        "nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; };"
-        " add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited'",
+        "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject with icmpx admin-prohibited; }; }'",
         "firewalld's nft chain inet firewalld filter_FORWARD (policy accept)",
     ),
 }

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 from tests.support.unprivileged import USER_ID, find_python, package_tree
 
@@ -133,7 +133,7 @@ class World:
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         try:
             # The device is every user's, as udev makes it; machines without udev have root's. Records of other runs are out of sight.
             self._host = self._hold(
@@ -145,7 +145,9 @@ class World:
                 f"sysctl -q -w net.ipv6.conf.default.accept_dad=0; ip link set lo up; ip link add eth0 type veth peer name eth0 netns {self._world}; ip link set eth0 up;"
                 f"ip addr add {HOST4}/24 dev eth0; ip addr add {HOST6}/64 dev eth0 nodad"
             )
-            self.in_world(f"sysctl -q -w net.ipv6.conf.eth0.accept_dad=0; ip link set lo up; ip link set eth0 up; ip addr add {WORLD4}/24 dev eth0; ip addr add {WORLD6}/64 dev eth0 nodad")
+            self.in_world(
+                f"sysctl -q -w net.ipv6.conf.eth0.accept_dad=0; ip link set lo up; ip link set eth0 up; ip addr add {WORLD4}/24 dev eth0; ip addr add {WORLD6}/64 dev eth0 nodad"
+            )
             self.on_host(f"ip route add default via {WORLD4}; ip route add default via {WORLD6}")
             self._serve(self._world, "::@80")
             self._serve(self._host, "127.0.0.1@8080", "::1@8080", "::@8081")
@@ -171,7 +173,7 @@ class World:
     def state(self) -> list[str]:
         """Interfaces, addresses, routes, rules and settings of the host's network: to be compared before and after."""
         return self.on_host(
-            "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft list ruleset; iptables-legacy-save | grep -v '^[#:]' || true;"
+            "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft -s list ruleset; iptables-legacy-save | grep '^-A' || true;"
             "grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding /proc/sys/net/ipv4/ip_forward;"
             "ls /run/pytest-isolate/*.json /run/lock/pytest-isolate-subnets/* 2>/dev/null || true"
         ).splitlines()
@@ -219,7 +221,9 @@ class World:
         assert _line(self._begin([*self._inside(pid), sys.executable, "-c", _SERVER, *places])) == "ready"
 
     def _begin(self, command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd="/")
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd="/"
+        )
         self._processes.append(process)
         return process
 
