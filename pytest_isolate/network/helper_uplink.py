@@ -36,6 +36,8 @@ __all__ = ["INSTALL", "PROGRAMS", "HelperUplink", "installed"]
 PROGRAMS: Final = ("pasta", "slirp4netns")
 INSTALL: Final = "apt install passt"
 
+_OFFLINE: Final = "net={'mode': 'bridge', 'internal': True}, a default route, or apt install slirp4netns"
+
 _TAP: Final = "uplink0"
 _TABLE: Final = "pytest-isolate-uplink"
 _TUN: Final = "/dev/net/tun"
@@ -81,6 +83,8 @@ class HelperUplink:
                 f"{program} needs {_TUN}, which user {os.geteuid()} can't open",
                 f"as root: modprobe tun; chmod 0666 {_TUN}",
             )
+        if program == "pasta" and not host.get_default_routes(family=socket.AF_INET):
+            raise MissingCapability("uplink", ["net"], "the host has no IPv4 default route, and pasta needs one", _OFFLINE)
         with ExitStack() as undo:
             undo.callback(self.close)
             transfer = claim(host_networks(host), run=run)

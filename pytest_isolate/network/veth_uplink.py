@@ -231,7 +231,7 @@ class VethUplink:
 
     def _lost(self, version: int) -> tuple[str, str] | None:
         """Why a packet on its way out was dropped, and the remedy; None if it came through or the host leads nowhere."""
-        target = _somewhere(self._host, version)
+        target = _somewhere(self._host, version, self._index)
         if target is None:
             if version == 4:
                 self._notes.append("the host has no IPv4 route to anywhere else")
@@ -260,8 +260,8 @@ def _family(version: int) -> int:
     return socket.AF_INET6 if version == 6 else socket.AF_INET
 
 
-def _somewhere(host: IPRoute, version: int) -> str | None:
-    """An address that the host would send packets on to."""
+def _somewhere(host: IPRoute, version: int, uplink: int) -> str | None:
+    """An address that the host would send packets on to, by another interface than the one with the index `uplink`."""
     family = _family(version)
     candidates = [_PROBED[version]]
     for route in host.get_routes(family=family):
@@ -271,7 +271,7 @@ def _somewhere(host: IPRoute, version: int) -> str | None:
     for address in candidates:
         with suppress(Exception):  # NetlinkError: ENETUNREACH
             (answer,) = host.route("get", dst=address, family=family)
-            if answer["type"] == _UNICAST:
+            if answer["type"] == _UNICAST and answer.get_attr("RTA_OIF") != uplink:
                 return address
     return None
 

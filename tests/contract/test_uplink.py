@@ -314,6 +314,19 @@ def test_device_that_only_root_may_open_is_named(world: World):
     assert "chmod 0666 /dev/net/tun" in got["hint"]
 
 
+@requires("slirp4netns", "pasta")
+def test_host_without_a_default_route(world: World):
+    world.on_host("ip route del default; ip -6 route del default")
+    assert world.run(TRY)["seen"] == [HOST4, HOST4, HOST6, HOST6]  # on the host's link all the same
+    got = world.run(REFUSED.format("'pasta'"))
+    assert got["why"] == "the host has no IPv4 default route, and pasta needs one"
+    assert "'internal': True" in got["hint"]
+    world.on_host("ip link del eth0")
+    alone = world.run(TRY)
+    assert alone["notes"] == ["the host has no IPv4 route to anywhere else"]
+    assert HOST4 not in alone["seen"]
+
+
 @requires("unprivileged-user", "userns")
 def test_veth_pair_for_a_user_is_refused(world: World):
     assert "takes root" in world.run(REFUSED.format("'veth'"), user=True)["why"]
