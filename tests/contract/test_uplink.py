@@ -156,6 +156,42 @@ def test_forwarding_that_somebody_turned_on_meanwhile_stays_on(world: World):
     assert world.on_host("cat /proc/sys/net/ipv4/conf/eth0/forwarding").strip() == "1"
 
 
+OLDER = """
+import os.path
+exists = os.path.exists
+os.path.exists = lambda path: exists(path) and "force_forwarding" not in str(path)
+"""
+"""A kernel before 6.17, as far as `forwarding` looks."""
+
+
+def test_older_kernel_forwards_ipv6_on_the_whole_host_while_the_run_lasts(world: World):
+    before = world.state()
+    got = world.run(OLDER + TRY)
+    assert got["seen"] == REACHED
+    assert "set to 1 while the run lasts: net.ipv6.conf.all.forwarding" in got["notes"]
+    assert world.state() == before
+
+
+ANNOUNCE = """
+import socket, struct
+with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as out:
+    out.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    advertisement = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+    out.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+"""
+
+
+def test_older_kernel_keeps_the_router_that_announced_itself_and_says_that_ipv6_leads_nowhere(world: World):
+    world.on_host("ip -6 route del default")
+    world.in_world(f"python3 -c '{ANNOUNCE}'")
+    world.on_host("sleep 0.2; ip -6 route show default | grep 'proto ra'")
+    got = world.run(OLDER + TRY)
+    assert got["seen"][:2] == REACHED[:2]
+    assert HOST6 not in got["seen"]
+    assert any("router advertisements" in note for note in got["notes"])
+    world.on_host("ip -6 route show default | grep 'proto ra'")
+
+
 def test_host_that_forwards_for_us_forwards_nothing_else(world: World):
     world.on_host(
         "ip link add other type veth peer name far; ip link set other up; ip link set far up; ip addr add 198.18.0.1/24 dev other"
