@@ -100,7 +100,7 @@ class VethUplink:
         self._stack.close()
 
     def _build(self, tables: str | None) -> None:
-        _sweep_interfaces(self._host)
+        _sweep_interfaces(self._host, self._run)
         transfer = self._claimed()
         self._host4, self._run4 = (str(transfer.subnet[number]) for number in (1, 2))
         self._run6 = str(unique_local(self._run, "uplink")[2])
@@ -165,7 +165,8 @@ class VethUplink:
             return []
         if changed:
             self._notes.append(f"set to 1 while the run lasts: {', '.join(changed)}")
-        return answering if changed else []
+        # Other runs' uplinks forward for themselves.
+        return [name for names in changed.values() for name in names if not name.startswith(PREFIX)]
 
     def _set_tables(self, opened: dict[int, list[str]], wanted: str | None) -> None:
         refused = ""
@@ -208,7 +209,7 @@ class VethUplink:
         )  # fmt: skip
         self._nft = made = self._outside.call(NftSocket)
         self._stack.callback(made.close)
-        made.sweep()
+        made.sweep(self._run)
         if not made.create(self._run, chains):
             self._stack.callback(_suppressed, made.delete, self._run)
 
@@ -282,9 +283,9 @@ def _suppressed(function: Callable[..., object], *args: object, **named: object)
         function(*args, **named)
 
 
-def _sweep_interfaces(host: IPRoute) -> None:
-    """Remove what runs left that have ended, where something else kept their namespace alive."""
+def _sweep_interfaces(host: IPRoute, run: str) -> None:
+    """Remove what ended runs left, and a killed hub of this one: what keeps their namespaces alive for a moment, or for longer."""
     for link in host.get_links():
-        if link.get_attr("IFLA_IFNAME").startswith(PREFIX) and is_stale(link.get_attr("IFLA_IFALIAS") or ""):
-            with suppress(Exception):  # another run was faster
-                host.link("del", index=link["index"])
+        alias = link.get_attr("IFLA_IFALIAS") or ""
+        if link.get_attr("IFLA_IFNAME").startswith(PREFIX) and (alias == run or is_stale(alias)):
+            _suppressed(host.link, "del", index=link["index"])  # another run may be faster

@@ -110,12 +110,15 @@ def test_rules_and_interface_vanish_with_a_killed_holder_and_the_next_run_puts_f
     assert world.state() == before
 
 
-def test_run_that_ends_leaves_the_other_one_its_forwarding(world: World):
+def test_two_runs_reach_the_world_and_not_each_other_and_the_one_that_ends_leaves_the_other_its_forwarding(world: World):
     before = world.state()
     one, two = world.start(HOLD), world.start(HOLD)
     first, second = told(one), told(two)
     assert first["seen"] == second["seen"] == REACHED
     assert first["subnet"] != second["subnet"]
+    assert ask(one, SEEN) == ask(two, SEEN) == REACHED
+    there = second["subnet"].replace(".0/24", ".9")
+    assert ask(one, f"run.fetch({there!r}, timeout=0.5)") == "TimeoutError"  # refused, were it let through
     end(one)
     assert ask(two, SEEN) == REACHED
     end(two)
