@@ -105,6 +105,7 @@ def claim(
                 "another subnet, or none for a free one",
                 f"the host has a route or address in {route}",
             )
+        held: Claim | str = ""
         for _attempt in range(_ATTEMPTS):
             if isinstance(held := _try(place, wanted, run), Claim):
                 return held

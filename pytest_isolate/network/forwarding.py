@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -61,7 +61,7 @@ class Forwarding:
         self._run, self._directory = run, directory
         self._path = f"{directory}/forwarding-{_identity()}.json"
 
-    def need(self, uplink: str, answering: Iterable[str], *, ipv6: bool) -> list[str]:
+    def need(self, uplink: str, answering: Sequence[str], *, ipv6: bool) -> dict[str, list[str]]:
         """Have packets of `uplink` and their answers forwarded.
 
         Args:
@@ -70,24 +70,24 @@ class Forwarding:
             ipv6: for IPv6, else for IPv4.
 
         Returns:
-            The settings of others that were changed, as sysctl(8) spells them.
+            The settings that wouldn't be so without runs, as sysctl(8) spells them, with the interfaces that forward because of it.
 
         Raises:
             OSError: a setting can't be written (EROFS in most containers), naming its file.
             LookupError: saying what would have to be set by hand, where setting it could cut the host off.
         """
         if not ipv6:
-            return self._set_all("net/ipv4/conf/{}/forwarding", uplink, answering)
+            return self._set_each("net/ipv4/conf/{}/forwarding", uplink, answering)
         if _read("net/ipv6/conf/all/forwarding") == "1":
-            return []
+            return {}
         if os.path.exists("/proc/sys/net/ipv6/conf/all/force_forwarding"):
-            return self._set_all("net/ipv6/conf/{}/force_forwarding", uplink, answering)
+            return self._set_each("net/ipv6/conf/{}/force_forwarding", uplink, answering)
         if any(_read(f"net/ipv6/conf/{name}/accept_ra") == "1" and _has_router(name) for name in answering):
             raise LookupError(
                 "IPv6 leads nowhere: this host has its IPv6 routes from router advertisements, which it would forget when it is made to forward; "
                 "set net.ipv6.conf.all.accept_ra=2 and net.ipv6.conf.all.forwarding=1"
             )
-        return self._set(["net/ipv6/conf/all/forwarding"])
+        return self._set({"net/ipv6/conf/all/forwarding": list(answering)})
 
     def end(self) -> None:
         """Put back what no other run needs. Raises OSError."""
@@ -96,12 +96,12 @@ class Forwarding:
                 entry["runs"] = [run for run in entry["runs"] if run != self._run]
             _put_back(record)
 
-    def _set_all(self, pattern: str, uplink: str, answering: Iterable[str]) -> list[str]:
+    def _set_each(self, pattern: str, uplink: str, answering: Sequence[str]) -> dict[str, list[str]]:
         _write(pattern.format(uplink), "1")
-        return self._set([path for name in answering if os.path.exists(f"/proc/sys/{(path := pattern.format(name))}")])
+        paths = {pattern.format(name): [name] for name in answering}
+        return self._set({path: names for path, names in paths.items() if os.path.exists(f"/proc/sys/{path}")})
 
-    def _set(self, paths: list[str]) -> list[str]:
-        changed = []
+    def _set(self, paths: dict[str, list[str]]) -> dict[str, list[str]]:
         with self._record() as record:
             _put_back(record)
             for path in paths:
@@ -109,14 +109,11 @@ class Forwarding:
                     record[path]["runs"].append(self._run)
                 elif (was := _read(path)) != "1":
                     record[path] = {"was": was, "runs": [self._run]}
-                else:
-                    continue
-                changed.append(path.replace(".", "\0").replace("/", ".").replace("\0", "/"))
             _save(self._path, record)  # before the deed: whoever is killed in between has nothing set that isn't written down
-            for path in paths:
-                if path in record:
-                    _write(path, "1")
-        return changed
+            changed = {path: names for path, names in paths.items() if path in record}
+            for path in changed:
+                _write(path, "1")
+        return {_sysctl(path): names for path, names in changed.items()}
 
     @contextmanager
     def _record(self) -> Iterator[_Record]:
@@ -178,6 +175,11 @@ def _has_router(name: str) -> bool:
     with open("/proc/thread-self/net/ipv6_route", encoding="ascii") as file:
         rows = [line.split() for line in file]
     return any(row[9] == name and row[1] == "00" and int(row[8], 16) & 0x00040002 == 0x00040002 for row in rows)
+
+
+def _sysctl(path: str) -> str:
+    """As sysctl(8) spells it: a dot in an interface's name becomes a slash."""
+    return path.translate(str.maketrans("./", "/."))
 
 
 def _read(path: str) -> str:

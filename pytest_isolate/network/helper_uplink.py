@@ -36,10 +36,14 @@ __all__ = ["INSTALL", "PROGRAMS", "HelperUplink", "installed"]
 PROGRAMS: Final = ("pasta", "slirp4netns")
 INSTALL: Final = "apt install passt"
 
+_OFFLINE: Final = "net={'mode': 'bridge', 'internal': True}, a default route, or apt install slirp4netns"
+
 _TAP: Final = "uplink0"
+_TABLE: Final = "pytest-isolate-uplink"
 _TUN: Final = "/dev/net/tun"
 _READY_SECONDS: Final = 5.0
 _SIGKILL: Final = 9
+_NO_DAD: Final = 0x02
 
 
 def installed(program: str) -> str | None:
@@ -79,12 +83,16 @@ class HelperUplink:
                 f"{program} needs {_TUN}, which user {os.geteuid()} can't open",
                 f"as root: modprobe tun; chmod 0666 {_TUN}",
             )
+        if program == "pasta" and not host.get_default_routes(family=socket.AF_INET):
+            raise MissingCapability("uplink", ["net"], "the host has no IPv4 default route, and pasta needs one", _OFFLINE)
         with ExitStack() as undo:
             undo.callback(self.close)
             transfer = claim(host_networks(host), run=run)
             self._stack.callback(transfer.release)
             self._ipv6 = has_ipv6() and _leads_out(host)
             self._start(outside, [path, *self._arguments(transfer.subnet)])
+            if program == "slirp4netns" and self._ipv6:
+                self._give_ipv6()
             self._translate()
             undo.pop_all()
 
@@ -143,13 +151,20 @@ class HelperUplink:
                 raise MissingCapability("uplink", ["net"], f"{self.kind} {how}: {' '.join(lines[-3:])}", "")
             time.sleep(0.005)
 
+    def _give_ipv6(self) -> None:
+        """What slirp4netns has only announced. It has one prefix, fd00::/64, and the host may have the same: no more than two addresses of it are hidden."""
+        (index,) = self._inside.link_lookup(ifname=_TAP)
+        self._inside.addr("add", index=index, address="fd00::100", prefixlen=128, flags=_NO_DAD)
+        self._inside.route("add", dst="fd00::2/128", oif=index, family=socket.AF_INET6)
+        self._inside.route("replace", dst="default", gateway="fd00::2", oif=index, family=socket.AF_INET6)
+
     def _translate(self) -> None:
         forward_here(ipv6=self._ipv6)
         chains = (nft.Chain("nat", "nat", nft.POSTROUTING, 100, ((*nft.oif(_TAP), *nft.masquerade()),)),)
         try:
             made = NftSocket()
             self._stack.callback(made.close)
-            made.create(self._run, chains)
+            made.create(_TABLE, chains)
         except OSError as error:
             raise MissingCapability(
                 "uplink",

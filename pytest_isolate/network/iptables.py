@@ -77,8 +77,8 @@ class Iptables:
         self._remove(lambda run: run == self._run)
 
     def sweep(self) -> None:
-        """Remove the rules of runs that have ended. Raises SetupError."""
-        self._remove(is_stale)
+        """Remove the rules of runs that have ended, and what a killed hub of this one left. Raises SetupError."""
+        self._remove(lambda run: run == self._run or is_stale(run))
 
     def _insert(self, version: int, table: str, rule: str) -> None:
         chain, _, rest = rule.partition(" ")

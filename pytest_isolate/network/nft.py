@@ -104,9 +104,9 @@ class NftSocket:
         """Names of inet tables. Raises OSError."""
         return [_string(found[1]) for family, found in self._dump(_GETTABLE, b"", _INET) if family == _INET]
 
-    def sweep(self) -> list[str]:
-        """Delete the tables of runs that have ended; gives their names."""
-        stale = [table for table in self.tables() if is_stale(table)]
+    def sweep(self, run: str) -> list[str]:
+        """Delete the tables of runs that have ended and what a killed hub of `run` left; gives their names."""
+        stale = [table for table in self.tables() if table == run or is_stale(table)]
         for table in stale:
             with suppress(OSError):  # another run was faster
                 self.delete(table)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytest_isolate.model.errors import MissingCapability
+from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.network.helper_uplink import INSTALL, PROGRAMS, HelperUplink, installed
 from pytest_isolate.network.host_thread import HostThread, namespace_of
 
@@ -65,9 +65,21 @@ def open_uplink(
 
     Raises:
         MissingCapability: there is no way out on this machine, and what would make one.
+        SetupError: any other answer of the kernel.
     """
+    from pyroute2.netlink.exceptions import NetlinkError
+
     if wanted not in KINDS:
         raise ValueError(f"{wanted!r} is none of {', '.join(KINDS)}")
+    try:
+        return _opened(host, inside, outside, run, wanted, rootless=rootless)
+    except NetlinkError as error:
+        raise SetupError("open the uplink", "", error.code) from None
+    except OSError as error:
+        raise SetupError.from_os_error("open the uplink", error) from None
+
+
+def _opened(host: IPRoute, inside: IPRoute, outside: HostThread | None, run: str, wanted: str, *, rootless: bool) -> Uplink:
     if wanted in ("auto", "veth") and not rootless:
         from pytest_isolate.network.veth_uplink import VethUplink
 

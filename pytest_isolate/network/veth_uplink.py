@@ -100,13 +100,14 @@ class VethUplink:
         self._stack.close()
 
     def _build(self, tables: str | None) -> None:
-        _sweep_interfaces(self._host)
+        _sweep_interfaces(self._host, self._run)
         transfer = self._claimed()
         self._host4, self._run4 = (str(transfer.subnet[number]) for number in (1, 2))
         self._run6 = str(unique_local(self._run, "uplink")[2])
         self._connect()
         forwarding = self._outside.call(lambda: Forwarding(self._run))
-        self._stack.callback(self._outside.call, forwarding.end)
+        # Where it fails, nothing could be set either, or the next run puts it back.
+        self._stack.callback(_suppressed, self._outside.call, forwarding.end)
         families = (4, 6) if self._ipv6 else (4,)
         opened = {version: self._forward(forwarding, version) for version in families}
         self._set_tables(opened, tables)
@@ -164,7 +165,8 @@ class VethUplink:
             return []
         if changed:
             self._notes.append(f"set to 1 while the run lasts: {', '.join(changed)}")
-        return answering if changed else []
+        # Other runs' uplinks forward for themselves.
+        return [name for names in changed.values() for name in names if not name.startswith(PREFIX)]
 
     def _set_tables(self, opened: dict[int, list[str]], wanted: str | None) -> None:
         refused = ""
@@ -207,7 +209,7 @@ class VethUplink:
         )  # fmt: skip
         self._nft = made = self._outside.call(NftSocket)
         self._stack.callback(made.close)
-        made.sweep()
+        made.sweep(self._run)
         if not made.create(self._run, chains):
             self._stack.callback(_suppressed, made.delete, self._run)
 
@@ -230,7 +232,7 @@ class VethUplink:
 
     def _lost(self, version: int) -> tuple[str, str] | None:
         """Why a packet on its way out was dropped, and the remedy; None if it came through or the host leads nowhere."""
-        target = _somewhere(self._host, version)
+        target = _somewhere(self._host, version, self._index)
         if target is None:
             if version == 4:
                 self._notes.append("the host has no IPv4 route to anywhere else")
@@ -259,8 +261,8 @@ def _family(version: int) -> int:
     return socket.AF_INET6 if version == 6 else socket.AF_INET
 
 
-def _somewhere(host: IPRoute, version: int) -> str | None:
-    """An address that the host would send packets on to."""
+def _somewhere(host: IPRoute, version: int, uplink: int) -> str | None:
+    """An address that the host would send packets on to, by another interface than the one with the index `uplink`."""
     family = _family(version)
     candidates = [_PROBED[version]]
     for route in host.get_routes(family=family):
@@ -270,7 +272,7 @@ def _somewhere(host: IPRoute, version: int) -> str | None:
     for address in candidates:
         with suppress(Exception):  # NetlinkError: ENETUNREACH
             (answer,) = host.route("get", dst=address, family=family)
-            if answer["type"] == _UNICAST:
+            if answer["type"] == _UNICAST and answer.get_attr("RTA_OIF") != uplink:
                 return address
     return None
 
@@ -281,9 +283,9 @@ def _suppressed(function: Callable[..., object], *args: object, **named: object)
         function(*args, **named)
 
 
-def _sweep_interfaces(host: IPRoute) -> None:
-    """Remove what runs left that have ended, where something else kept their namespace alive."""
+def _sweep_interfaces(host: IPRoute, run: str) -> None:
+    """Remove what ended runs left, and a killed hub of this one: what keeps their namespaces alive for a moment, or for longer."""
     for link in host.get_links():
-        if link.get_attr("IFLA_IFNAME").startswith(PREFIX) and is_stale(link.get_attr("IFLA_IFALIAS") or ""):
-            with suppress(Exception):  # another run was faster
-                host.link("del", index=link["index"])
+        alias = link.get_attr("IFLA_IFALIAS") or ""
+        if link.get_attr("IFLA_IFNAME").startswith(PREFIX) and (alias == run or is_stale(alias)):
+            _suppressed(host.link, "del", index=link["index"])  # another run may be faster

@@ -110,12 +110,15 @@ def test_rules_and_interface_vanish_with_a_killed_holder_and_the_next_run_puts_f
     assert world.state() == before
 
 
-def test_run_that_ends_leaves_the_other_one_its_forwarding(world: World):
+def test_two_runs_reach_the_world_and_not_each_other_and_the_one_that_ends_leaves_the_other_its_forwarding(world: World):
     before = world.state()
     one, two = world.start(HOLD), world.start(HOLD)
     first, second = told(one), told(two)
     assert first["seen"] == second["seen"] == REACHED
     assert first["subnet"] != second["subnet"]
+    assert ask(one, SEEN) == ask(two, SEEN) == REACHED
+    there = second["subnet"].replace(".0/24", ".9")
+    assert ask(one, f"run.fetch({there!r}, timeout=0.5)") == "TimeoutError"  # refused, were it let through
     end(one)
     assert ask(two, SEEN) == REACHED
     end(two)
@@ -131,6 +134,13 @@ def test_survivor_puts_back_what_a_killed_run_set(world: World):
     world.wait_until_gone(": isolate")
     world.on_host("rm -f /run/lock/pytest-isolate-subnets/*")  # of the killed one; the next claim would
     assert world.state() == before
+
+
+def test_table_of_a_dead_run_that_an_older_kernel_kept_is_removed_by_the_next_run(world: World):
+    stale = f"pytest-isolate-{os.getpid()}-1-0.{os.stat('/proc/self/ns/pid').st_ino}"  # a process of another start time
+    world.on_host(f"nft 'add table inet {stale}; add table inet mine'")
+    world.run(TRY)
+    assert world.on_host("nft list tables").split() == ["table", "inet", "mine"]
 
 
 def test_forwarding_that_was_on_is_not_touched_and_not_mentioned(world: World):
@@ -149,8 +159,46 @@ def test_forwarding_that_somebody_turned_on_meanwhile_stays_on(world: World):
     assert world.on_host("cat /proc/sys/net/ipv4/conf/eth0/forwarding").strip() == "1"
 
 
+OLDER = """
+import os.path
+exists = os.path.exists
+os.path.exists = lambda path: exists(path) and "force_forwarding" not in str(path)
+"""
+"""A kernel before 6.17, as far as `forwarding` looks."""
+
+
+def test_older_kernel_forwards_ipv6_on_the_whole_host_while_the_run_lasts(world: World):
+    before = world.state()
+    got = world.run(OLDER + TRY)
+    assert got["seen"] == REACHED
+    assert "set to 1 while the run lasts: net.ipv6.conf.all.forwarding" in got["notes"]
+    assert world.state() == before
+
+
+ANNOUNCE = """
+import socket, struct
+with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as out:
+    out.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    advertisement = struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+    out.sendto(advertisement, ("ff02::1", 0, 0, socket.if_nametoindex("eth0")))
+"""
+
+
+def test_older_kernel_keeps_the_router_that_announced_itself_and_says_that_ipv6_leads_nowhere(world: World):
+    world.on_host("ip -6 route del default")
+    world.in_world(f"python3 -c '{ANNOUNCE}'")
+    world.on_host("sleep 0.2; ip -6 route show default | grep 'proto ra'")
+    got = world.run(OLDER + TRY)
+    assert got["seen"][:2] == REACHED[:2]
+    assert HOST6 not in got["seen"]
+    assert any("router advertisements" in note for note in got["notes"])
+    world.on_host("ip -6 route show default | grep 'proto ra'")
+
+
 def test_host_that_forwards_for_us_forwards_nothing_else(world: World):
-    world.on_host("ip link add other type dummy; ip link set other up; ip addr add 198.18.0.1/24 dev other")
+    world.on_host(
+        "ip link add other type veth peer name far; ip link set other up; ip link set far up; ip addr add 198.18.0.1/24 dev other"
+    )
     process = world.start(HOLD)
     subnet = told(process)["subnet"]
     world.in_world(f"ip route add {subnet} via {HOST4}; ip route add 198.18.0.0/24 via {HOST4}")
@@ -165,8 +213,12 @@ def out(to):
 print(out("{client}"), out("198.18.0.2"))
 """
     assert world.in_world(f"python3 -c '{asked}'").split() == ["TimeoutError", "TimeoutError"]
+    assert world.on_host("ip neigh show dev other") == ""
     assert ask(process, SEEN) == REACHED
     end(process)
+    world.on_host("sysctl -q -w net.ipv4.ip_forward=1")
+    world.in_world(f"python3 -c '{asked}'")
+    assert "198.18.0.2" in world.on_host("ip neigh show dev other")  # so it is looked for where it is forwarded
 
 
 def test_without_nf_tables_iptables_does_it_and_the_next_run_removes_what_a_killed_one_left(world: World, tmp_path: Path):
@@ -200,8 +252,7 @@ FIREWALLS = {
     ),
     "legacy": ("iptables-legacy -P FORWARD DROP", "iptables-legacy -P FORWARD DROP"),
     "firewalld": (
-        "nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; };"
-        " add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited'",
+        "nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; reject with icmpx admin-prohibited; }; }'",
         "firewalld's nft chain inet firewalld filter_FORWARD (policy accept)",
     ),
 }
@@ -300,6 +351,19 @@ def test_device_that_only_root_may_open_is_named(world: World):
     got = world.run(REFUSED.format("'pasta'"), user=True)
     assert "/dev/net/tun" in got["why"]
     assert "chmod 0666 /dev/net/tun" in got["hint"]
+
+
+@requires("slirp4netns", "pasta")
+def test_host_without_a_default_route(world: World):
+    world.on_host("ip route del default; ip -6 route del default")
+    assert world.run(TRY)["seen"] == [HOST4, HOST4, HOST6, HOST6]  # on the host's link all the same
+    got = world.run(REFUSED.format("'pasta'"))
+    assert got["why"] == "the host has no IPv4 default route, and pasta needs one"
+    assert "'internal': True" in got["hint"]
+    world.on_host("ip link del eth0")
+    alone = world.run(TRY)
+    assert alone["notes"] == ["the host has no IPv4 route to anywhere else"]
+    assert HOST4 not in alone["seen"]
 
 
 @requires("unprivileged-user", "userns")

@@ -49,7 +49,7 @@ BAD_LINES = [
     "base class test_bad.Base: pids: 0 leaves no task for the test itself; accepted: whole number, at least 1",
     "marker of test_bad.py::TestSecond::test_merged: disk+memory: disk=1.0 GiB on a tmpfs is charged to memory=64.0 MiB",
     "marker of test_bad.py::TestSecond::test_merged_too: disk+memory: disk=1.0 GiB on a tmpfs",
-    'class test_bad.py::TestThird: net: \'bridged\' is no network mode; accepted: "none", "host", "bridge", "container:NAME"*',
+    'class test_bad.py::TestThird: net: \'bridged\' is no network mode; accepted: "none", "host", "bridge", "container:NAME"',
 ]
 GOOD = """
 import pytest

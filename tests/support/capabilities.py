@@ -145,20 +145,18 @@ def _emulator() -> str:
 
 
 def _program(name: str, package: str) -> Callable[[], str]:
-    return lambda: (
-        ""
-        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-        else f"{name} isn't installed (apt install {package})"
-    )
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return lambda: "" if shutil.which(name, path=path) else f"{name} isn't installed (apt install {package})"
 
 
 def _nft() -> str:
     """nf_tables in a network namespace of our own, and the program that shows what is there."""
     if os.geteuid() != 0:
         return _root()
-    done = subprocess.run(
-        ["unshare", "-n", "nft", "add table inet t { flags owner; }; list ruleset"], capture_output=True, text=True, check=False
-    )
+    if missing := _program("nft", "nftables")():
+        return missing
+    command = ["unshare", "-n", "nft", "add table inet tried; list ruleset"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stderr.strip()
 
 

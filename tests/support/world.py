@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Self
 
 from tests.support.unprivileged import USER_ID, find_python, package_tree
 
@@ -133,7 +133,7 @@ class World:
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> Self:
         try:
             # The device is every user's, as udev makes it; machines without udev have root's. Records of other runs are out of sight.
             self._host = self._hold(
@@ -173,7 +173,7 @@ class World:
     def state(self) -> list[str]:
         """Interfaces, addresses, routes, rules and settings of the host's network: to be compared before and after."""
         return self.on_host(
-            "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft list ruleset; iptables-legacy-save | grep -v '^[#:]' || true;"
+            "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft -s list ruleset; iptables-legacy-save | grep '^-A' || true;"
             "grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding /proc/sys/net/ipv4/ip_forward;"
             "ls /run/pytest-isolate/*.json /run/lock/pytest-isolate-subnets/* 2>/dev/null || true"
         ).splitlines()
