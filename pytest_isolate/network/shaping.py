@@ -58,7 +58,8 @@ def shape(rt: IPRoute, index: int, rate: int | None, bandwidth: Bandwidth) -> No
     """
     if rate is None and not bandwidth.emulates:
         return
-    frame = int(rt.link("get", index=index)[0].get("mtu")) + _ETHERNET
+    (link,) = rt.link("get", index=index)
+    frame = int(link.get("mtu")) + _ETHERNET
     if bandwidth.emulates:
         _known("netem", lambda: _netem(rt, index, rate, bandwidth, frame))
         return
