@@ -117,6 +117,19 @@ tell(goodput(a, b))
     assert 15_000_000 < rate < 25_000_000
 
 
+def test_link_is_shaped_once_more_by_another_qdisc(run: Run) -> None:
+    kinds = run("""
+from pytest_isolate.network.shaping import shape
+a = network.box()
+kinds = []
+for rate in (1_000_000, 50_000_000_000, 2_000_000):
+    shape(network.rt, a.port_index, rate, Bandwidth())
+    kinds.append(qdiscs(network.rt, a.port_index))
+tell(kinds)
+""")
+    assert kinds == [["tbf"], ["htb"], ["tbf"]]
+
+
 def test_nothing_asked_leaves_the_interface_as_it_is(run: Run) -> None:
     before, after = run("""
 from pytest_isolate.network.shaping import shape
