@@ -135,7 +135,13 @@ class NameServer:
             self._thread.join()
 
     def _zone(self, network: str) -> Zone:
-        return self._zones.setdefault(network, Zone(name_of(network), self._search))
+        if network not in self._zones:
+            try:
+                own = name_of(network)
+            except ValueError:  # not one that DNS could carry: then it is no domain either
+                own = name_of("network.invalid")
+            self._zones[network] = Zone(own, self._search)
+        return self._zones[network]
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
