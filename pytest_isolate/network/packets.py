@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, Literal
 
-__all__ = ["CONNECTIONS", "DATAGRAMS", "Contact", "Seen", "filtering", "read"]
+from pytest_isolate.model.usage import Contact
 
-Contact = tuple[str, str, int]
-"""Protocol, ``tcp`` or ``udp``, address and port of a remote end."""
+__all__ = ["CONNECTIONS", "DATAGRAMS", "Seen", "filtering", "read"]
 
 _TCP: Final = socket.IPPROTO_TCP
 _UDP: Final = socket.IPPROTO_UDP

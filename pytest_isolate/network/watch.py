@@ -20,16 +20,17 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import islice
 from typing import Any, Final
 
-from pytest_isolate.network.packets import CONNECTIONS, DATAGRAMS, Contact, Seen, filtering, read
+from pytest_isolate.model.usage import Contact, Contacts
+from pytest_isolate.network.packets import CONNECTIONS, DATAGRAMS, Seen, filtering, read
 
-__all__ = ["MOST", "Contacts", "Watch"]
+__all__ = ["MOST", "Watch"]
 
 MOST: Final = 100
 """Of each kind of contact in a report."""
@@ -55,37 +56,6 @@ _PACKET_IGNORE_OUTGOING: Final = 23
 _SO_ATTACH_FILTER: Final = 26
 _SO_RCVBUFFORCE: Final = 33
 _PACKET_OUTGOING: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Contacts:
-    """With whom one sandbox wanted contact: protocol, address and port, each once, in the order in which they were first met.
-
-    Attributes:
-        reached: a connection was accepted, or a datagram answered.
-        refused: a reset, or an ICMP message: nobody there, or forbidden.
-        unanswered: neither; for datagrams that is no failure.
-        more: how many were left out of the three above, because a list is no longer than `MOST`.
-        incomplete: the kernel had to drop packets, of this sandbox or others, so that some contacts may be missing.
-    """
-
-    reached: tuple[Contact, ...] = ()
-    refused: tuple[Contact, ...] = ()
-    unanswered: tuple[Contact, ...] = ()
-    more: int = 0
-    incomplete: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        kinds = {"reached": self.reached, "refused": self.refused, "unanswered": self.unanswered}
-        lists = {name: [list(contact) for contact in contacts] for name, contacts in kinds.items()}
-        return {**lists, "more": self.more, "incomplete": self.incomplete}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Contacts:
-        def contacts(name: str) -> tuple[Contact, ...]:
-            return tuple((protocol, address, port) for protocol, address, port in data[name])
-
-        return cls(contacts("reached"), contacts("refused"), contacts("unanswered"), data["more"], data["incomplete"])
 
 
 @dataclass(slots=True)

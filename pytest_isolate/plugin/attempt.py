@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal, NoReturn
 
 import pytest
@@ -23,16 +23,19 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
+from pytest_isolate.plugin.contacts import ContactList
+from pytest_isolate.plugin.errands import Errands
 from pytest_isolate.plugin.forked import Forked, TimedOut
+from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
-from pytest_isolate.plugin.reports import fail_at, raise_at
+from pytest_isolate.plugin.reports import Given, fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
-__all__ = ["Attempt", "Given"]
+__all__ = ["Attempt"]
 
 Phase = Literal["setup", "call", "teardown"]
 
@@ -41,14 +44,6 @@ _GRACE: Final = 3.0
 
 _INIT_END: Final = 0.3
 """Seconds for an init to be seen dead after it took the test process along."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A phase's report as the test process made it, and what the phase raised."""
-
-    report: pytest.TestReport
-    error: dict[str, Any] | None
 
 
 class Attempt:
@@ -60,13 +55,23 @@ class Attempt:
         box: the sandbox; it is released with the attempt.
         relays: what the test process carries over.
         setup_seconds: what getting the sandbox took.
+        forwarding: of servers outside, if there are any.
 
     Attributes:
         teardown_began: pytest is in the item's teardown phase.
+        forwarding: see above.
     """
 
     def __init__(
-        self, item: pytest.Item, spec: Spec, box: Sandbox, outside: Outside, relays: dict[str, Relay], setup_seconds: float
+        self,
+        item: pytest.Item,
+        spec: Spec,
+        box: Sandbox,
+        outside: Outside,
+        relays: dict[str, Relay],
+        *,
+        setup_seconds: float,
+        forwarding: Forwarding | None,
     ) -> None:
         self.item = item
         self.spec = spec
@@ -75,12 +80,14 @@ class Attempt:
         self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         self.usage = Usage()
         self.verdict: Verdict | None = None
+        self.network = ContactList(box)
         self.stack = ""
         self.teardown_began = False
         self._box = box
         self._outside = outside
         self._relays = relays
         self._setup_seconds = setup_seconds
+        self.forwarding = forwarding
         self._phase: Phase = "setup"
         self._process: Forked | None = None
         self._started = self._stopped = 0.0
@@ -90,6 +97,7 @@ class Attempt:
         self._figures: Usage | None = None
         self._pid_inside = 0
         self._failed = False
+        self._errands = Errands(item, box, self._answer)
 
     # --- the fork ---
 
@@ -141,6 +149,8 @@ class Attempt:
 
     def _child(self, channel: int, hooks: object) -> Child:
         outside = self._outside
+        refused = self.forwarding.serve() if self.forwarding is not None else None
+        outside.forwarder.leave()
         outside.crash.enable()
         outside.timer.start()
         if blocks(self.spec):
@@ -151,10 +161,13 @@ class Attempt:
             self._relays,
             outside.measured,
             spec=self.spec,
+            box=self._box,
             terminal=outside.terminal,
         )
         if outside.foreground:
             take_terminal(outside.terminal)
+        if refused:
+            send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
         child.settle(hooks)
         return child
 
@@ -221,8 +234,13 @@ class Attempt:
             found.append((verdict.leak.title, verdict.leak.text()))
         if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
             found.append((was_full.title, was_full.text()))
+        if self._process is not None:
+            self.network.take()
+        found += self.network.sections()
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
+        if self.forwarding is not None and (not_forwarded := self.forwarding.section()):
+            found.append(not_forwarded)
         if self.stack:
             found.append(("isolate: stack of the test process", self.stack))
             self.stack = ""
@@ -243,10 +261,17 @@ class Attempt:
     def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
         try:
-            return process.frame(self._deadline, self._box.sampler)
+            return process.frame(self._deadline, self._tick)
         except ValueError:
             self._kill(process)
             fail_at(self.item, "something else than reports came from the test process")
+
+    def _tick(self) -> bool:
+        """While a frame is waited for, every few milliseconds; whether that is needed."""
+        if sample := self._box.sampler:
+            sample()
+        self._errands.step()
+        return sample is not None or self._errands.busy
 
     def _took(self, frame: Frame) -> bool:
         """Act on one frame; whether it was the phase's report."""
@@ -270,13 +295,18 @@ class Attempt:
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
             case "usage":
-                self._answer({"usage": self._box.usage().to_json()})
+                self._answer({"usage": self._box.usage().to_json(), "id": frame["id"]})
+            case "errand":
+                self._errands.take(frame)
             case "prompt":
                 self._deadline = None
                 self._has_terminal = True
                 config.hook.pytest_enter_pdb(config=config, pdb=None)
             case "coverage":
                 pass
+            case "unforwarded":
+                assert self.forwarding is not None
+                self.forwarding.refuse(frame["refused"])
             case _:
                 self._left(frame)
         return False
@@ -306,7 +336,9 @@ class Attempt:
         try:
             process.interrupt()
             while (frame := self._frame(process)) is not None:
-                if frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
+                if frame["kind"] in ("usage", "errand"):  # of its teardown
+                    self._took(frame)
+                elif frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
                     process.interrupt()
                 elif frame["kind"] in ("interrupt", "exit", "escaped"):
                     frame["kind"] = "coverage"
@@ -388,6 +420,10 @@ class Attempt:
             and box.ended(_INIT_END)
         ):
             gone = "its init was killed, or the builder that held it"
+        self._errands.close()
+        self.network.take()
+        if self.forwarding is not None:
+            self.forwarding.close()
         released = time.perf_counter()
         box.release()
         self._setup_seconds += time.perf_counter() - released

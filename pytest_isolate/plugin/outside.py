@@ -12,6 +12,7 @@ import pytest
 
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.crash import CrashFile, FaultTimer
+from pytest_isolate.plugin.forwarding import Forwarder
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals
 
@@ -29,6 +30,8 @@ class Outside:
         terminal: descriptor of the controlling terminal, -1 without one.
         foreground: test processes read from the terminal all the time (``-s``), not only at a prompt.
         measured: coverage, if any is measured.
+        unreaped: pids of test processes that nobody has waited for.
+        forwarder: of servers that wide fixtures run.
     """
 
     crash: CrashFile
@@ -38,6 +41,7 @@ class Outside:
     foreground: bool
     measured: Measured | None = None
     unreaped: list[int] = field(default_factory=list)
+    forwarder: Forwarder = field(default_factory=Forwarder)
 
     @classmethod
     def of(cls, config: pytest.Config) -> Outside:
@@ -52,6 +56,7 @@ class Outside:
 
     def close(self) -> None:
         self.reap(0)
+        self.forwarder.end()
         self.crash.close()
         self.refusals.close()
         if self.terminal >= 0:

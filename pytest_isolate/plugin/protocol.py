@@ -26,12 +26,14 @@ from pytest_isolate.plugin import private, reports, wide
 from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
 from pytest_isolate.plugin.fixtures import protocol_key
+from pytest_isolate.plugin.forwarding import forwards
 from pytest_isolate.plugin.likeness import error_like
 from pytest_isolate.plugin.marks import spec_key
 from pytest_isolate.plugin.measured import Measured, current
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
+from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.plugin.witness import Witness
@@ -70,6 +72,11 @@ class Protocol:
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
+
+    @property
+    def within_reach(self) -> set[int]:
+        """See `Witness`."""
+        return self._witness.within_reach
 
     # --- the run ---
 
@@ -149,7 +156,16 @@ class Protocol:
         self._weakened = obtained.weakened
         outside = self._shared()
         self._note_threads()
-        attempt = Attempt(item, obtained.spec, obtained.box, outside, relays(item, self._recorded), time.perf_counter() - begun)
+        forwarding = outside.forwarder.begin(servers(self._witness, item)) if forwards(obtained.spec) else None
+        attempt = Attempt(
+            item,
+            obtained.spec,
+            obtained.box,
+            outside,
+            relays(item, self._recorded),
+            setup_seconds=time.perf_counter() - begun,
+            forwarding=forwarding,
+        )
         self.attempt = attempt
         # Added last, so run first: before class fixtures that a function without a class keeps on its item.
         item.addfinalizer(attempt.tear_down)
@@ -239,7 +255,8 @@ class Protocol:
         if report.failed:
             self._failed = True
             report.sections += attempt.sections(report.longreprtext)
-            if held := self._witness.section(attempt.fixtures, attempt.spec):
+            forwarded = attempt.forwarding.reached() if attempt.forwarding is not None else ()
+            if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
                 report.sections.append(held)
         if last:
             self._record(attempt, report)
@@ -256,6 +273,7 @@ class Protocol:
             attempt.spec,
             attempt.verdict.problems(failed=self._failed),
             self._weakened,
+            contacts=attempt.network.contacts,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

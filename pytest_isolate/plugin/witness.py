@@ -12,26 +12,26 @@ Only the pytest process looks; what is set up inside a sandbox lives and dies th
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import struct
-import sys
 import threading
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 import pytest
 
+from pytest_isolate.kernel.inet_sockets import InetSocket, in_tables, socket_inode
 from pytest_isolate.model.spec import Spec
 
-__all__ = ["Held", "Snapshot", "Witness", "look"]
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.servers import Server
+
+__all__ = ["Held", "SetUp", "Snapshot", "Witness", "look", "open_fds"]
 
 TITLE: Final = "isolate: fixtures set up outside"
 _MOST_THREADS: Final = 16
 _MOST_LISTED: Final = 8
-_LISTEN: Final = "0A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,21 @@ class Snapshot:
 
     threads: frozenset[int]
     children: frozenset[int]
+    fds: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """One set-up that is over.
+
+    Attributes:
+        held: what it added.
+        nested: the fixtures that its body asked for, as far as they hold something.
+        fds: the open descriptors afterwards.
+    """
+
+    held: Held
+    nested: frozenset[pytest.FixtureDef[Any]]
     fds: frozenset[int]
 
 
@@ -80,7 +95,7 @@ class Held:
 def look() -> Snapshot:
     """A snapshot of this process. Raises nothing: without /proc it is empty."""
     threads = _ids("/proc/self/task")
-    return Snapshot(threads, _children(threads), _open_fds())
+    return Snapshot(threads, _children(threads), open_fds())
 
 
 def added(before: Snapshot, after: Snapshot) -> Held:
@@ -104,11 +119,16 @@ class Witness:
     """Watches wide set-ups; `section` tells a failing test about them.
 
     Register it where something is isolated; it costs nothing elsewhere.
+
+    Attributes:
+        set_ups: of the fixtures that are set up and hold something.
+        within_reach: children that tests can do with what they do outside: programs in sandboxes of isolate_factory.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._held: dict[pytest.FixtureDef[Any], Held] = {}
+        self.set_ups: dict[pytest.FixtureDef[Any], SetUp] = {}
+        self.within_reach: set[int] = set()
 
     # The old kind of wrapper: an exception doesn't pass through it, so tracebacks of fixtures don't show it.
     @pytest.hookimpl(hookwrapper=True)
@@ -116,38 +136,49 @@ class Witness:
         if fixturedef.scope == "function" or os.getpid() != self._pid:
             yield
             return
-        known = set(self._held)
+        known = set(self.set_ups)
         before = look()
         outcome = yield
         if outcome.exception is not None:
             return
-        held = added(before, look())
-        for nested in self._held.keys() - known:  # asked for by the fixture's body, while it was being set up
-            held -= self._held[nested]
-        if held:
-            self._held[fixturedef] = held
+        after = look()
+        held = added(before, after)
+        held = replace(held, children=tuple(child for child in held.children if child[0] not in self.within_reach))
+        nested = frozenset(self.set_ups.keys() - known)  # asked for by the fixture's body, while it was being set up
+        for fixture in nested:
+            held -= self.set_ups[fixture].held
+        if held or nested:
+            self.set_ups[fixturedef] = SetUp(held, nested, after.fds)
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         if os.getpid() == self._pid:
-            self._held.pop(fixturedef, None)
+            self.set_ups.pop(fixturedef, None)
 
-    def section(self, names: Collection[str], spec: Spec) -> tuple[str, str] | None:
-        """Title and text for a failing test that uses the fixtures `names`; None if they hold nothing outside."""
-        if not self._held or spec.fixtures == "inside":
+    def section(self, names: Collection[str], spec: Spec, forwarded: Collection[Server] = ()) -> tuple[str, str] | None:
+        """Title and text for a failing test that uses the fixtures `names`; None if they hold nothing outside.
+
+        Args:
+            forwarded: the servers that the test could reach.
+        """
+        if not self.set_ups or spec.fixtures == "inside":
             return None
         lines: list[str] = []
         found: list[Held] = []
-        for fixture, at_set_up in self._held.items():
+        for fixture, set_up in self.set_ups.items():
             if fixture.argname not in names:
                 continue
-            held = at_set_up.alive()
+            held = set_up.held.alive()
+            reached = [server for server in forwarded if server.fixture is fixture]
+            links = {f"socket:[{server.inode}]" for server in reached}
+            held = replace(held, sockets=tuple(pair for pair in held.sockets if pair[1] not in links))
             if spec.net.mode == "host":  # the same network: sockets work on both sides
                 held = replace(held, sockets=())
             if held:
                 lines += [f"{fixture.scope} fixture '{fixture.argname}' was set up in the pytest process and holds there:"]
                 lines += _described(held)
                 found.append(held)
-        return (TITLE, "\n".join([*lines, _remedy(found)])) if lines else None
+            lines += [f"  forwarded, so reachable inside: {server.forward}" for server in reached if held]
+        return (TITLE, "\n".join([*lines, _remedy(found, spec)])) if found else None
 
 
 def _described(held: Held) -> list[str]:
@@ -159,7 +190,7 @@ def _described(held: Held) -> list[str]:
     return [*lines[:_MOST_LISTED], f"  and {more} more"] if more > 0 else lines
 
 
-def _remedy(found: Sequence[Held]) -> str:
+def _remedy(found: Sequence[Held], spec: Spec) -> str:
     why = []
     if any(held.threads for held in found):
         why.append("threads don't run there")
@@ -167,10 +198,12 @@ def _remedy(found: Sequence[Held]) -> str:
         why.append("child processes are out of sight")
     sockets = any(held.sockets for held in found)
     if sockets:
-        why.append("servers listen in another network")
+        why.append("sockets belong to another network")
     remedies = ['fixtures="inside" sets it up in the sandbox']
     if sockets:
         remedies.append('net="host" shares the host\'s network')
+        if spec.forward == "none":
+            remedies.append('forward="fixtures" lets the test reach servers on the loopback')
     return f"Only the fixture's memory is copied into the sandbox: {', '.join(why)}.\nremedy: {'; '.join(remedies)}"
 
 
@@ -181,7 +214,7 @@ def _ids(directory: str) -> frozenset[int]:
         return frozenset()
 
 
-def _open_fds() -> frozenset[int]:
+def open_fds() -> frozenset[int]:
     """The open descriptors, without the one that read the directory.
 
     That one is in the listing, too, and was the lowest free number; so is now the next one to be opened. Left in,
@@ -242,12 +275,8 @@ def _addresses(links: Collection[str]) -> dict[str, str]:
     """``TCP socket listening on 127.0.0.1:8000`` by link, from the tables of /proc/net."""
     if not links:
         return {}
-    found: dict[str, str] = {}
-    for table, kind in (("tcp", "TCP"), ("tcp6", "TCP"), ("udp", "UDP"), ("udp6", "UDP")):
-        for line in _text(f"/proc/self/net/{table}").splitlines()[1:]:
-            columns = line.split()
-            if len(columns) > 9 and (link := f"socket:[{columns[9]}]") in links:
-                found[link] = _inet(kind, columns[1], columns[2], columns[3])
+    inodes = {inode for link in links if (inode := socket_inode(link)) is not None}
+    found = {f"socket:[{sock.inode}]": _inet(sock) for sock in in_tables(inodes)}
     for line in _text("/proc/self/net/unix").splitlines()[1:]:
         columns = line.split(None, 7)
         if len(columns) > 6 and (link := f"socket:[{columns[6]}]") in links:
@@ -256,17 +285,8 @@ def _addresses(links: Collection[str]) -> dict[str, str]:
     return found
 
 
-def _inet(kind: str, local: str, remote: str, state: str) -> str:
-    if kind == "TCP" and state == _LISTEN:
-        return f"TCP socket listening on {_address(local)}"
-    to = "" if remote.endswith(":0000") else f" connected to {_address(remote)}"
-    return f"{kind} socket {_address(local)}{to}"
-
-
-def _address(text: str) -> str:
-    """``0100007F:1F90`` as ``127.0.0.1:8000``: the kernel prints each 32-bit word in the machine's byte order."""
-    host, _, port = text.partition(":")
-    words = struct.unpack(f">{len(host) // 8}I", bytes.fromhex(host))
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    address = ipaddress.ip_address(packed)
-    return f"[{address}]:{int(port, 16)}" if address.version == 6 else f"{address}:{int(port, 16)}"
+def _inet(sock: InetSocket) -> str:
+    what = f"{sock.kind.upper()} socket"
+    if sock.kind == "tcp" and sock.serves:
+        return f"{what} listening on {sock.local}"
+    return f"{what} {sock.local} connected to {sock.remote}" if sock.remote else f"{what} {sock.local}"

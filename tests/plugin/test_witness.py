@@ -35,7 +35,7 @@ def worker():
 def test_plain(client):
     assert client() == 200
 
-@pytest.mark.isolate
+@pytest.mark.isolate(forward="none")
 def test_refused(client):
     client()
 
@@ -122,7 +122,7 @@ def test_fixture_torn_down_is_forgotten_and_one_set_up_again_is_told_anew(
             with socket.create_server(("127.0.0.1", 0)) as server:
                 yield server.getsockname()[1]
 
-        @pytest.mark.isolate
+        @pytest.mark.isolate(forward="none")
         def test_it(port):
             assert 0
         """
@@ -150,7 +150,7 @@ def test_fixture_asked_for_inside_by_name_is_named_if_it_was_set_up_before(
         @pytest.mark.isolate
         def test_it(request):
             address = request.getfixturevalue("server").getsockname()
-            socket.create_connection(address)
+            socket.create_connection(address)  # not known before the fork, so not forwarded
         """
     )
     assert "fixture 'server'" in run(pytester, monkeypatch).of("test_it", "call").section(TITLE)
@@ -172,7 +172,7 @@ def test_object_of_a_dynamically_requested_fixture_is_counted_once(
         def outer(request):
             return request.getfixturevalue("inner")
 
-        @pytest.mark.isolate
+        @pytest.mark.isolate(forward="none")
         def test_it(outer, inner):
             assert 0
         """

@@ -6,13 +6,15 @@ import glob
 import os
 import tempfile
 
-__all__ = ["remains_of"]
+__all__ = ["builder_of", "forwarders_of", "inits_of", "remains_of"]
+
+_PROGRAMS = (b"pytest_isolate.sandbox.builder", b"pytest_isolate.network.forwarder")
 
 
 def remains_of(pid: int | None) -> set[str]:
     """Everything named after a run of process `pid`, None for any: empty if nothing was left.
 
-    Processes are the builders and inits, found by their command lines; zombies aside, which wait for a slow PID 1.
+    Processes are the builders, forwarders and inits, found by their command lines; zombies aside, which wait for a slow PID 1.
     """
     prefix = "pytest-isolate-" + (f"{pid}-" if pid else "")
     return _processes() | _cgroups(prefix) | _directories(prefix) | _mounts(prefix)
@@ -26,7 +28,7 @@ def _processes() -> set[str]:
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if words[0] == b"pytest-isolate-init" or any(b"pytest_isolate.sandbox.builder" in word for word in words):
+        if words[0] == b"pytest-isolate-init" or any(name in word for word in words for name in _PROGRAMS):
             found.add(f"process {path.split('/')[2]}")
     return found
 
@@ -52,6 +54,11 @@ def _mounts(prefix: str) -> set[str]:
 def builder_of(pid: int) -> list[int]:
     """The builders that process `pid` started."""
     return [child for child in _children(pid) if any(b"pytest_isolate.sandbox.builder" in word for word in _words(child))]
+
+
+def forwarders_of(pid: int) -> list[int]:
+    """The forwarders that process `pid` started."""
+    return [child for child in _children(pid) if any(b"pytest_isolate.network.forwarder" in word for word in _words(child))]
 
 
 def inits_of(pid: int) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_isolate.kernel import inet_sockets
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import witness
 from pytest_isolate.plugin.witness import Held, added, look
@@ -86,7 +87,7 @@ def test_ipv6_addresses_are_read_in_the_kernels_byte_order() -> None:
     try:
         server = socket.create_server(("::1", 0), family=socket.AF_INET6)
     except OSError:
-        assert witness._address("00000000000000000000000001000000:1F90") == "[::1]:8080"
+        assert inet_sockets._address("00000000000000000000000001000000:1F90") == ("::1", 8080)
         return
     with server:
         (line,) = witness._described(added(before, look()))
@@ -94,8 +95,11 @@ def test_ipv6_addresses_are_read_in_the_kernels_byte_order() -> None:
 
 
 def test_remedy_names_the_network_only_for_sockets() -> None:
-    assert "net=" not in witness._remedy([Held(threads=((1, "x"),))])
-    assert 'net="host"' in witness._remedy([Held(sockets=((1, "socket:[1]"),))])
+    assert "net=" not in witness._remedy([Held(threads=((1, "x"),))], Spec())
+    remedy = witness._remedy([Held(sockets=((1, "socket:[1]"),))], Spec())
+    assert 'net="host"' in remedy
+    assert "forward=" not in remedy
+    assert 'forward="fixtures"' in witness._remedy([Held(sockets=((1, "socket:[1]"),))], Spec(forward="none"))
 
 
 def test_section_is_absent_while_no_fixture_holds_anything() -> None:

@@ -1,4 +1,4 @@
-"""Messages between pytest and its builder: one JSON document a packet, file descriptors beside it.
+"""Messages between our processes: one JSON document a packet, file descriptors beside it.
 
 A SOCK_SEQPACKET socket keeps packets whole and in order. A peer that died shows as end of file, or as
 ECONNRESET when it left packets unread; both are `None` here.
@@ -13,6 +13,7 @@ from typing import Any, Final
 __all__ = ["Channel", "pair"]
 
 _LARGEST: Final = 1 << 18
+_MOST_FDS: Final = 64
 
 
 class Channel:
@@ -35,7 +36,7 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
         """The next message and its fds (close-on-exec), blocking; None when the peer is gone."""
         try:
-            data, fds, _flags, _address = socket.recv_fds(self._socket, _LARGEST, 4, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _flags, _address = socket.recv_fds(self._socket, _LARGEST, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         if not data:
