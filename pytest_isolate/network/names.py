@@ -162,6 +162,7 @@ class NameServer:
             self._loop.close()
 
     async def _listen(self, zone: Zone, udp: socket.socket, tcp: socket.socket) -> None:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WAITING * 1024)  # as far as net.core.rmem_max goes
         udp.setblocking(False)
         tcp.setblocking(False)
         self._servers.append(await asyncio.start_server(lambda reader, writer: self._connected(zone, reader, writer), sock=tcp))

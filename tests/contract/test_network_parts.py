@@ -535,9 +535,14 @@ def ask(number):
     name = f"host{number}.test"
     question = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + bytes(1) + struct.pack("!2H", 1, 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.settimeout(10)
-        asking.sendto(struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + question, ("10.99.0.1", 53))
-        answer = asking.recv(999)
+        asking.settimeout(5)
+        for _ in range(3):  # as resolvers do: UDP may lose what comes all at once
+            asking.sendto(struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + question, ("10.99.0.1", 53))
+            try:
+                answer = asking.recv(999)
+                break
+            except TimeoutError:
+                pass
         if answer[:2] == struct.pack("!H", number) and question in answer and answer[7] == 1:
             found.add(number)
 threads = [threading.Thread(target=ask, args=[number]) for number in range(300)]
