@@ -52,6 +52,20 @@ def test_examples_pass_and_leave_their_directory_as_it_was(copy: Path):
     pytest.LineMatcher(done.stdout.splitlines()).fnmatch_lines(["*1 process left behind: sleep (pid*"])
 
 
+@pytest.mark.parametrize("how", ["root", "user"])
+@requires("root", "unprivileged-user", "userns", "redis-server", "nginx", "tbf")
+def test_cluster_of_real_servers_passes(copy: Path, how: str):
+    if how == "root":
+        result = run_pytest(copy, "cluster")
+    else:
+        files = {str(path.relative_to(EXAMPLES)): path.read_text() for path in EXAMPLES.rglob("*.py")}
+        with user_directory(files) as directory:
+            result = pytest_as_user("-p", "no:cacheprovider", "cluster", cwd=directory)
+    assert result.returncode == 0, result.stdout + result.stderr
+    outcomes = pytest.RunResult.parse_summary_nouns(result.stdout.splitlines())
+    assert set(outcomes) == {"passed"}
+
+
 @requires("root", "unprivileged-user", "userns", "cgroup-cpu", "cgroup-memory", "cgroup-pids")
 def test_examples_pass_for_an_unprivileged_user_with_a_delegated_cgroup():
     files = {str(path.relative_to(EXAMPLES)): path.read_text() for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".md")}

@@ -159,9 +159,12 @@ class Network:
         """A bridge with the gateway's address. Raises SetupError."""
         name = f"br{number}"
         with kernel_refused("make a bridge", name):
-            rt.link("add", ifname=name, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            pool = Pool(subnet)
+            # A bridge without an address of its own takes the lowest of its ports': a sandbox that came or went would change the
+            # gateway's, and the others would send to the old one until their neighbour entry is doubted, half a minute later.
+            rt.link("add", ifname=name, kind="bridge", address=_mac(pool.gateway), br_stp_state=0, br_forward_delay=0)
             index = index_of(rt, name)
-            network = cls(asked, rt, route, index, name, Pool(subnet), subnet6)
+            network = cls(asked, rt, route, index, name, pool, subnet6)
             rt.addr("add", index=index, address=str(network.pool.gateway), prefixlen=subnet.prefixlen)
             if subnet6 is not None:
                 use_ipv6(name, on=True)
@@ -239,7 +242,7 @@ class Network:
                 yield add_default_route(INTERFACE_INDEX, address.gateway6)
 
     def _address(self, ip: IPv4, net: Net) -> Address:
-        mac = net.mac or "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
+        mac = net.mac or _mac(ip)
         ip6 = str(self.subnet6[int(ip) - int(self.pool.subnet.network_address)]) if self.subnet6 is not None else None
         return Address(
             network=self.name,
@@ -262,6 +265,11 @@ class Network:
                 self.route.do(set_link(link.index, up=False))
         self.pool.give_back(IPv4(link.address.ip))
         return link
+
+
+def _mac(ip: IPv4) -> str:
+    """A locally administered address that nobody else on the network has."""
+    return "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
 
 
 @contextmanager

@@ -279,3 +279,30 @@ with box(name="web", net=INTERNAL) as web, box(net="container:web") as sidecar, 
     )
     assert same
     assert answer
+
+
+def test_the_gateway_keeps_its_hardware_address_while_sandboxes_come_and_go(caller: Caller) -> None:
+    # The bridge of which one has the lowest hardware address; a lower one comes, and goes.
+    addresses = caller.run(
+        """
+CODE = '''
+import socket, sys
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", (sys.argv[1], 9))
+for _ in range(200):
+    for line in open("/proc/net/arp"):
+        if line.startswith(sys.argv[1] + " ") and "00:00:00:00:00:00" not in line: print(line.split()[3]); raise SystemExit
+'''
+def gateway(opened):
+    return opened.run([PYTHON, "-I", "-S", "-c", CODE, opened.address.gateway], check=True).stdout.decode().strip()
+found = []
+net = {"internal": True}
+with box(net=net) as one:
+    found.append(gateway(one))
+    with box(net={**net, "mac": "02:00:00:00:00:01"}):
+        with box(net=net) as two: found.append(gateway(two))
+    with box(net=net) as three: found.append(gateway(three))
+tell(found)
+"""
+    )
+    assert len(set(addresses)) == 1
+    assert addresses[0]
