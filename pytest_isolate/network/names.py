@@ -135,7 +135,13 @@ class NameServer:
             self._thread.join()
 
     def _zone(self, network: str) -> Zone:
-        return self._zones.setdefault(network, Zone(name_of(network), self._search))
+        if network not in self._zones:
+            try:
+                own = name_of(network)
+            except ValueError:  # not one that DNS could carry: then it is no domain either
+                own = name_of("network.invalid")
+            self._zones[network] = Zone(own, self._search)
+        return self._zones[network]
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -156,6 +162,7 @@ class NameServer:
             self._loop.close()
 
     async def _listen(self, zone: Zone, udp: socket.socket, tcp: socket.socket) -> None:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WAITING * 1024)  # as far as net.core.rmem_max goes
         udp.setblocking(False)
         tcp.setblocking(False)
         self._servers.append(await asyncio.start_server(lambda reader, writer: self._connected(zone, reader, writer), sock=tcp))

@@ -60,8 +60,10 @@ def _program(steps: Sequence[Step]) -> tuple[bytes, ...]:
     for step in steps:
         if isinstance(step, str):
             labels[step] = len(code)
+        elif len(step) == 2:
+            code.append((*step, "", ""))
         else:
-            code.append((step[0], step[1], *(step[2:] or ("", ""))))
+            code.append(step)
 
     def distance(place: int, label: str) -> int:
         return labels[label] - place - 1 if label else 0

@@ -58,7 +58,8 @@ def shape(rt: IPRoute, index: int, rate: int | None, bandwidth: Bandwidth) -> No
     """
     if rate is None and not bandwidth.emulates:
         return
-    frame = int(rt.link("get", index=index)[0].get("mtu")) + _ETHERNET
+    (link,) = rt.link("get", index=index)
+    frame = int(link.get("mtu")) + _ETHERNET
     if bandwidth.emulates:
         _known("netem", lambda: _netem(rt, index, rate, bandwidth, frame))
         return
@@ -92,17 +93,42 @@ def _known(kind: str, add: Callable[[], object]) -> None:
         raise MissingCapability(kind, ["bandwidth"], why, hint) from None
 
 
+def _put(rt: IPRoute, index: int, **arguments: Any) -> None:
+    """A root qdisc in place of any other one."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        rt.tc("replace", index=index, handle=_HANDLE, **arguments)
+    except NetlinkError as error:
+        # "Invalid qdisc name: must match existing qdisc": one of another kind has the handle. It is in the way just where a link
+        # is shaped once more, and isn't removed ahead: that takes an RCU grace period.
+        if error.code != errno.EINVAL or not _drop(rt, index):
+            raise
+        rt.tc("replace", index=index, handle=_HANDLE, **arguments)
+
+
+def _drop(rt: IPRoute, index: int) -> bool:
+    """Whether there was a root qdisc with our handle."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        rt.tc("del", index=index, handle=_HANDLE, parent=_ROOT)
+    except NetlinkError:
+        return False
+    return True
+
+
 def _tbf(rt: IPRoute, index: int, rate: int, frame: int) -> None:
     """`rate` in bytes per second."""
     burst = _burst(rate, frame)
     limit = burst + max(int(rate * _QUEUE_TIME), _LEAST_QUEUE * frame)
-    rt.tc("replace", "tbf", index, _HANDLE, rate=rate, burst=burst, limit=min(limit, _LARGEST))
+    _put(rt, index, kind="tbf", rate=rate, burst=burst, limit=min(limit, _LARGEST))
 
 
 def _htb(rt: IPRoute, index: int, rate: int, frame: int) -> None:
     """`rate` in bytes per second. Its queue is the interface's own, of txqueuelen packets."""
     burst = _burst(rate, frame)
-    rt.tc("replace", "htb", index, _HANDLE, default=1)
+    _put(rt, index, kind="htb", default=1)
     rt.tc("replace-class", "htb", index, _CLASS, parent=_HANDLE, rate=rate, ceil=rate, burst=burst, cburst=burst, quantum=frame)
 
 
@@ -131,7 +157,7 @@ def _netem(rt: IPRoute, index: int, rate: int | None, bandwidth: Bandwidth, fram
         options["attrs"].append(("TCA_NETEM_RATE", numbers))
     # Without `kind`, which pyroute2 (0.9.7) would look up to make options of arguments: those of netem it sends as floats, and
     # rejects a rate.
-    rt.tc("replace", index=index, handle=_HANDLE, parent=_ROOT, attrs=[("TCA_KIND", "netem"), ("TCA_OPTIONS", options)])
+    _put(rt, index, parent=_ROOT, attrs=[("TCA_KIND", "netem"), ("TCA_OPTIONS", options)])
 
 
 def _ticks(seconds: float) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from pytest_isolate.kernel.namespaces import CLONE_NEWNET
 from pytest_isolate.kernel.syscalls import unshare
@@ -19,6 +20,10 @@ __all__ = ["probe_links"]
 _LOOPBACK: Final = 1
 """Its index in every network namespace."""
 
+_TRIES: Final[Mapping[str, tuple[int | None, Bandwidth]]] = MappingProxyType(
+    {"tbf": (1_000_000, Bandwidth()), "netem": (None, Bandwidth(delay=0.001))}
+)
+
 
 def probe_links(*, net: bool) -> Iterator[Capability]:
     """``tbf`` for rates, ``netem`` for delays and losses.
@@ -27,33 +32,37 @@ def probe_links(*, net: bool) -> Iterator[Capability]:
         net: network namespaces can be made.
     """
     if not net:
-        yield from (Capability(name, "missing", "it takes net-namespace", cause="net-namespace") for name in ("tbf", "netem"))
+        yield from (Capability(name, "missing", "it takes net-namespace", cause="net-namespace") for name in _TRIES)
         return
-    rates = _error(1_000_000, Bandwidth())
-    yield Capability("tbf", "works") if rates is None else Capability("tbf", "missing", rates.why, rates.hint, "no-qdisc")
-    delays = _error(None, Bandwidth(delay=0.001))
-    if delays is None:
-        yield Capability("netem", "works")
-    else:
-        why = f"{delays.why}: rates work, delay, jitter and loss don't"
-        yield Capability("netem", "weaker", why, delays.hint, "no-qdisc")
+    answer = attempt(_refusals)
+    if answer.error is not None:
+        yield from (Capability(name, "missing", answer.error.message, answer.error.hint, "netlink") for name in _TRIES)
+        return
+    for name in _TRIES:
+        if name not in answer.result:
+            yield Capability(name, "works")
+            continue
+        why, hint = answer.result[name]
+        if name == "netem":
+            yield Capability(name, "weaker", f"{why}: rates work, delay, jitter and loss don't", hint, "no-qdisc")
+        else:
+            yield Capability(name, "missing", why, hint, "no-qdisc")
 
 
-def _error(rate: int | None, bandwidth: Bandwidth) -> MissingCapability | None:
-    answer = attempt(lambda: _shape(rate, bandwidth))
-    if answer.error is None or isinstance(answer.error, MissingCapability):
-        return answer.error
-    return MissingCapability("netlink", ["bandwidth"], answer.error.message, answer.error.hint)
-
-
-def _shape(rate: int | None, bandwidth: Bandwidth) -> None:
+def _refusals() -> dict[str, Any]:
+    """Why, and the remedy, of what the kernel lacks."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
     enter_run_namespace()
     unshare(CLONE_NEWNET)
+    found = {}
     with IPRoute() as rt:
-        try:
-            shape(rt, _LOOPBACK, rate, bandwidth)
-        except NetlinkError as error:
-            raise OSError(error.code, str(error)) from None
+        for name, (rate, bandwidth) in _TRIES.items():
+            try:
+                shape(rt, _LOOPBACK, rate, bandwidth)
+            except MissingCapability as error:
+                found[name] = [error.why, error.hint]
+            except NetlinkError as error:
+                raise OSError(error.code, str(error)) from None
+    return found

@@ -18,6 +18,7 @@ _CGROUPS: Final = "tests/contract/test_cgroups.py"
 _V1: Final = "tests/contract/test_cgroup_v1.py"
 _V2: Final = "tests/contract/test_cgroup_v2.py"
 _NAMESPACES: Final = "tests/contract/test_namespaces.py"
+_PARTS: Final = "tests/contract/test_network_parts.py"
 _ROOTFS: Final = "tests/contract/test_rootfs.py"
 
 _ESSENCE: Final = (
@@ -42,6 +43,10 @@ _ESSENCE: Final = (
     f"{_NAMESPACES}::test_net_none_has_a_working_loopback_and_nothing_else",
     f"{_NAMESPACES}::test_bare_ids_are_the_callers_and_privileges_cannot_grow",
     f"{_NAMESPACES}::test_user_root_is_uid_0_and_can_chown_through_subordinate_ids",
+    # Queueing disciplines: netem is a module in Debian's kernels, and in no other that we run on.
+    f"{_PARTS}::test_delay_and_jitter_are_added_to_each_packet",
+    f"{_PARTS}::test_a_share_of_the_packets_is_lost",
+    f"{_PARTS}::test_rate_with_a_delay_is_the_rate",
     # The mounts that differ by kernel, layout and user.
     f"{_ROOTFS}::test_writes_are_seen_inside_and_gone_afterwards",
     f"{_ROOTFS}::test_cgroup_hierarchies_are_the_hosts_read_only",
