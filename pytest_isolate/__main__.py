@@ -31,7 +31,7 @@ _TIMED_OUT: Final = 124
 _NOT_BUILT: Final = 125
 _NOT_EXECUTABLE: Final = 126
 _NOT_FOUND: Final = 127
-_PYTEST_ONLY: Final = ("fixtures",)
+_PYTEST_ONLY: Final = ("fixtures", "forward")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,10 +69,16 @@ def _parser() -> argparse.ArgumentParser:
         run.add_argument(
             f"--{key.name}",
             action="append" if key.many else "store",
-            metavar="NAME=VALUE" if key.many == "lines" else "PATH" if key.many else "VALUE",
+            metavar=key.metavar,
             help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
         )
     run.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, relative to each hierarchy's mount point")
+    run.add_argument(
+        "--uplink",
+        choices=("auto", "veth", "pasta", "slirp4netns"),
+        default="auto",
+        help="how a bridge network reaches the outside",
+    )
     run.add_argument("--usage", action="store_true", help="print what it used to standard error")
     run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
     about = "Try out what this machine can give, and say what to type where it can't."
@@ -127,7 +133,7 @@ def _spec(options: argparse.Namespace) -> Spec:
 
 
 def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
-    pool = Pool(cgroup=options.cgroup, depth=0)
+    pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
     try:
         with Sandbox(spec, pool=pool) as box:
             started = time.monotonic()

@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from pytest_isolate.kernel.syscalls import NUMBERS
+from pytest_isolate.kernel.syscalls import NUMBERS, setns
 from pytest_isolate.kernel.thread_record import ThreadRecord, only_thread
 
-__all__ = ["CLONE_PARENT", "CloneArgs", "as_os_fork_does", "clone", "fork_into", "sibling"]
+__all__ = ["CLONE_PARENT", "CloneArgs", "as_os_fork_does", "clone", "clone_in_network", "fork_into", "sibling"]
 
 CLONE_PARENT: Final = 0x00008000
+_CLONE_NEWNET: Final = 0x40000000
 _CLONE_PIDFD: Final = 0x00001000
 _CLONE_CHILD_CLEARTID: Final = 0x00200000
 _CLONE_CHILD_SETTID: Final = 0x01000000
@@ -80,6 +81,39 @@ def clone(flags: int) -> tuple[int, int]:
     pidfd = ctypes.c_int(-1)
     pid = _call("clone", ctypes.c_long(flags | _CLONE_PIDFD | signal.SIGCHLD), _ZERO, ctypes.byref(pidfd), _ZERO, _ZERO)
     return (pid, pidfd.value) if pid else (0, -1)
+
+
+def clone_in_network(network: int, flags: int) -> tuple[int, int]:
+    """As `clone`, the child in the network namespace of fd `network`, where the caller itself may not be able to return from.
+
+    A first child goes there and makes the second one as its sibling (CLONE_PARENT), so that it is the caller's all the same.
+    The caller must ignore SIGCHLD, or have its children reaped otherwise.
+
+    Raises:
+        OSError: of setns(2), EPERM without CAP_SYS_ADMIN over the namespace; of clone(2).
+    """
+    told, tell = os.pipe()
+    first = os.fork()
+    if first:
+        os.close(tell)
+        with os.fdopen(told, "rb") as file:
+            kind, _, number = file.read().partition(b" ")
+        if kind != b"pid":
+            code = int(number or errno.ECHILD)
+            raise OSError(code, os.strerror(code))
+        return int(number), os.pidfd_open(int(number))
+    os.close(told)
+    try:
+        setns(network, _CLONE_NEWNET)
+        pid, _pidfd = clone(flags | CLONE_PARENT)
+    except OSError as error:
+        os.write(tell, b"errno %d" % (error.errno or errno.ECHILD))
+        os._exit(1)
+    if pid:
+        os.write(tell, b"pid %d" % pid)
+        os._exit(0)
+    os.close(tell)
+    return 0, -1
 
 
 def fork_into(cgroup_fd: int) -> int:

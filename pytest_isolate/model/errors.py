@@ -11,7 +11,7 @@ import errno as _errno
 import os
 from typing import Any
 
-__all__ = ["IsolateError", "MissingCapability", "SandboxGone", "SetupError", "SpecError", "error_from_json"]
+__all__ = ["IsolateError", "MissingCapability", "NotListening", "SandboxGone", "SetupError", "SpecError", "error_from_json"]
 
 
 class IsolateError(Exception):
@@ -93,8 +93,12 @@ class SandboxGone(IsolateError):
     """The sandbox, or the builder that held it, ended while it was in use."""
 
 
+class NotListening(IsolateError):
+    """Nothing listens on a port that was waited for."""
+
+
 _TYPES: dict[str, type[IsolateError]] = {
-    cls.__name__: cls for cls in (IsolateError, SpecError, SetupError, MissingCapability, SandboxGone)
+    cls.__name__: cls for cls in (IsolateError, SpecError, SetupError, MissingCapability, SandboxGone, NotListening)
 }
 
 

@@ -43,6 +43,11 @@ class Key(NamedTuple):
     many: str = ""
     everywhere: bool = True
 
+    @property
+    def metavar(self) -> str:
+        """What stands for a value in help texts."""
+        return "PATH" if self.many == "paths" else "NAME=VALUE" if self.name == "env" else "VALUE"
+
     def form(self, *, text: bool) -> str:
         """The accepted form; with `text` as typed on the command line or in ini."""
         if not text:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pytest_isolate.model.net import ANY_PORT, DEFAULT_NETWORK, Bandwidth, Net, Publish
 from pytest_isolate.model.units import parse_bit_rate, parse_duration, parse_fraction, shown
 
-__all__ = ["net_text", "parse_bandwidth", "parse_net", "parse_publish", "quality_text"]
+__all__ = ["net_text", "parse_bandwidth", "parse_name", "parse_net", "parse_publish", "quality_text"]
 
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _MAC: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
@@ -44,7 +44,7 @@ def _mode(value: Any) -> Net:
         if value == "host":
             return Net("host")
         if value.startswith("container:"):
-            return Net("container", container=_name(value.removeprefix("container:"), "a sandbox's name"))
+            return Net("container", container=parse_name(value.removeprefix("container:"), "a sandbox's name"))
     raise ValueError(f"{shown(value)} is no network mode")
 
 
@@ -58,7 +58,7 @@ def _bridge(entries: Mapping[str, Any]) -> Net:
     ipv6 = _flag(entries.get("ipv6", False), "ipv6")
     return Net(
         "bridge",
-        network=_name(entries.get("network", DEFAULT_NETWORK), "a network's name"),
+        network=parse_name(entries.get("network", DEFAULT_NETWORK), "a network's name"),
         internal=_flag(entries.get("internal", False), "internal"),
         subnet=str(subnet) if subnet else None,
         ip=str(ip) if ip else None,
@@ -69,7 +69,8 @@ def _bridge(entries: Mapping[str, Any]) -> Net:
     )
 
 
-def _name(value: Any, what: str) -> str:
+def parse_name(value: Any, what: str) -> str:
+    """The name of something on a network. Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(_NAME, value, re.ASCII):
         return value
     raise ValueError(f"{shown(value)} is not {what}: letters, digits, '_', '.' and '-', at most 63")
@@ -105,7 +106,7 @@ def _address(value: Any) -> ipaddress.IPv4Address:
 def _aliases(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"aliases: {shown(value)} is not a list")
-    return tuple(dict.fromkeys(_name(alias, "a host name").lower() for alias in value))
+    return tuple(dict.fromkeys(parse_name(alias, "a host name").lower() for alias in value))
 
 
 def _mac(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["ProcessInfo", "Usage"]
+__all__ = ["Contact", "Contacts", "ProcessInfo", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Usage:
         leaked_processes: processes alive inside after the test process ended.
         cpu_pressure_seconds, memory_pressure_seconds, io_pressure_seconds: time in which at least one task inside waited
             for it (PSI, "some"; cgroup v2).
+        net_rx_bytes, net_tx_bytes, net_rx_packets, net_tx_packets: what went through the sandbox's interface on a bridge network.
+        net_dropped_packets: what that interface dropped.
     """
 
     cpu_seconds: float | None = None
@@ -55,6 +58,11 @@ class Usage:
     cpu_pressure_seconds: float | None = None
     memory_pressure_seconds: float | None = None
     io_pressure_seconds: float | None = None
+    net_rx_bytes: int | None = None
+    net_tx_bytes: int | None = None
+    net_rx_packets: int | None = None
+    net_tx_packets: int | None = None
+    net_dropped_packets: int | None = None
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""
@@ -67,3 +75,51 @@ class Usage:
     def from_json(cls, data: dict[str, Any]) -> Usage:
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
+
+
+Contact = tuple[str, str, int]
+"""Protocol, ``tcp`` or ``udp``, address and port of a remote end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """With whom one sandbox wanted contact: protocol, address and port, each once, in the order in which they were first met.
+
+    Attributes:
+        reached: a connection was accepted, or a datagram answered.
+        refused: a reset, or an ICMP message: nobody there, or forbidden.
+        unanswered: neither; for datagrams that is no failure.
+        more: how many were left out of the three above, because a list holds a hundred.
+        incomplete: the kernel had to drop packets, of this sandbox or others, so that some contacts may be missing.
+    """
+
+    reached: tuple[Contact, ...] = ()
+    refused: tuple[Contact, ...] = ()
+    unanswered: tuple[Contact, ...] = ()
+    more: int = 0
+    incomplete: bool = False
+
+    def __add__(self, other: Contacts) -> Contacts:
+        """Of two addresses of one sandbox, or of one after the other."""
+        return Contacts(
+            tuple(dict.fromkeys(self.reached + other.reached)),
+            tuple(dict.fromkeys(self.refused + other.refused)),
+            tuple(dict.fromkeys(self.unanswered + other.unanswered)),
+            self.more + other.more,
+            self.incomplete or other.incomplete,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.reached or self.refused or self.unanswered)
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = {"reached": self.reached, "refused": self.refused, "unanswered": self.unanswered}
+        lists = {name: [list(contact) for contact in contacts] for name, contacts in kinds.items()}
+        return {**lists, "more": self.more, "incomplete": self.incomplete}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Contacts:
+        def contacts(name: str) -> tuple[Contact, ...]:
+            return tuple((protocol, address, port) for protocol, address, port in data[name])
+
+        return cls(contacts("reached"), contacts("refused"), contacts("unanswered"), data["more"], data["incomplete"])

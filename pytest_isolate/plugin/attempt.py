@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Literal, NoReturn
 
 import pytest
@@ -23,17 +23,19 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
 from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
+from pytest_isolate.plugin.contacts import ContactList
+from pytest_isolate.plugin.errands import Errands
 from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
-from pytest_isolate.plugin.reports import fail_at, raise_at
+from pytest_isolate.plugin.reports import Given, fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
 from pytest_isolate.sandbox import Events, Sandbox
 
-__all__ = ["Attempt", "Given"]
+__all__ = ["Attempt"]
 
 Phase = Literal["setup", "call", "teardown"]
 
@@ -42,14 +44,6 @@ _GRACE: Final = 3.0
 
 _INIT_END: Final = 0.3
 """Seconds for an init to be seen dead after it took the test process along."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A phase's report as the test process made it, and what the phase raised."""
-
-    report: pytest.TestReport
-    error: dict[str, Any] | None
 
 
 class Attempt:
@@ -86,6 +80,7 @@ class Attempt:
         self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
         self.usage = Usage()
         self.verdict: Verdict | None = None
+        self.network = ContactList(box)
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -102,6 +97,7 @@ class Attempt:
         self._figures: Usage | None = None
         self._pid_inside = 0
         self._failed = False
+        self._errands = Errands(item, box, self._answer)
 
     # --- the fork ---
 
@@ -165,6 +161,7 @@ class Attempt:
             self._relays,
             outside.measured,
             spec=self.spec,
+            box=self._box,
             terminal=outside.terminal,
         )
         if outside.foreground:
@@ -237,6 +234,9 @@ class Attempt:
             found.append((verdict.leak.title, verdict.leak.text()))
         if not events.disk_full and (was_full := DiskWasFull.told_by(failure, self.spec)):
             found.append((was_full.title, was_full.text()))
+        if self._process is not None:
+            self.network.take()
+        found += self.network.sections()
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
         if self.forwarding is not None and (not_forwarded := self.forwarding.section()):
@@ -261,10 +261,17 @@ class Attempt:
     def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
         try:
-            return process.frame(self._deadline, self._box.sampler)
+            return process.frame(self._deadline, self._tick)
         except ValueError:
             self._kill(process)
             fail_at(self.item, "something else than reports came from the test process")
+
+    def _tick(self) -> bool:
+        """While a frame is waited for, every few milliseconds; whether that is needed."""
+        if sample := self._box.sampler:
+            sample()
+        self._errands.step()
+        return sample is not None or self._errands.busy
 
     def _took(self, frame: Frame) -> bool:
         """Act on one frame; whether it was the phase's report."""
@@ -288,7 +295,9 @@ class Attempt:
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
             case "usage":
-                self._answer({"usage": self._box.usage().to_json()})
+                self._answer({"usage": self._box.usage().to_json(), "id": frame["id"]})
+            case "errand":
+                self._errands.take(frame)
             case "prompt":
                 self._deadline = None
                 self._has_terminal = True
@@ -327,7 +336,9 @@ class Attempt:
         try:
             process.interrupt()
             while (frame := self._frame(process)) is not None:
-                if frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
+                if frame["kind"] in ("usage", "errand"):  # of its teardown
+                    self._took(frame)
+                elif frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
                     process.interrupt()
                 elif frame["kind"] in ("interrupt", "exit", "escaped"):
                     frame["kind"] = "coverage"
@@ -409,6 +420,8 @@ class Attempt:
             and box.ended(_INIT_END)
         ):
             gone = "its init was killed, or the builder that held it"
+        self._errands.close()
+        self.network.take()
         if self.forwarding is not None:
             self.forwarding.close()
         released = time.perf_counter()

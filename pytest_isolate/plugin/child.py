@@ -16,14 +16,18 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from pytest_isolate.model.errors import IsolateError, SandboxGone
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.plugin import private, reports, wide
+from pytest_isolate.plugin.errands import packed, raised, unpacked
+from pytest_isolate.plugin.fixtures import factory_key
 from pytest_isolate.plugin.likeness import described
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.preload import ImportTimer
 from pytest_isolate.plugin.relay import Random, Relay, Stops
 from pytest_isolate.plugin.wire import Frame, Line, encode
+from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["EXIT_UNREPORTED", "Child"]
 
@@ -43,17 +47,27 @@ class Child:
         relays: what to carry over, made before the fork.
         measured: coverage, or None.
         spec: what the sandbox was asked to be.
+        box: its handle in the pytest process, to read what was known before the fork.
         terminal: descriptor of the controlling terminal to take when a prompt needs it; -1 for none.
     """
 
     def __init__(
-        self, item: pytest.Item, line: Line, relays: dict[str, Relay], measured: Measured | None, *, spec: Spec, terminal: int
+        self,
+        item: pytest.Item,
+        line: Line,
+        relays: dict[str, Relay],
+        measured: Measured | None,
+        *,
+        spec: Spec,
+        box: Sandbox,
+        terminal: int,
     ) -> None:
         self.item = item
         self._line = line
         self._relays = relays
         self._measured = measured
         self.spec = spec
+        self.address, self.ports = box.address, box.ports
         self._terminal = terminal
         self._imports = ImportTimer()
         self._phase_report: pytest.TestReport | None = None
@@ -73,6 +87,8 @@ class Child:
             self._wrap_exit()
         if self.spec.fixtures == "inside":
             wide.forget(self.item.session)
+        if factory_key in self.item.config.stash:
+            self.item.config.stash[factory_key].enter(self)
         self._imports.install()
 
     # --- pytest's hooks, called by the protocol ---
@@ -140,6 +156,22 @@ class Child:
     def usage(self) -> Usage:
         """What the sandbox has used so far; the pytest process reads it."""
         return Usage.from_json(self._line.ask({"kind": "usage"})["usage"])
+
+    def errand(self, what: str, box: int, about: dict[str, Any]) -> Any:
+        """Ask something of a sandbox of isolate_factory; the pytest process does it. Raises what that raised, IsolateError."""
+        __tracebackhide__ = True
+        if not self._line.mine():
+            raise IsolateError(
+                "sandboxes of isolate_factory can be used by the test process alone, and this is one that it forked",
+                "use them in the test itself, also from its threads",
+            )
+        try:
+            answer = self._line.ask({"kind": "errand", "what": what, "box": box, "about": packed(about)})
+        except (OSError, EOFError) as error:
+            raise SandboxGone(f"the pytest process can't be asked: {error}", "leave its descriptors open in the test") from None
+        if "error" in answer:
+            raise raised(answer["error"])
+        return unpacked(answer["value"])
 
     def prompt(self) -> None:
         """A debugger is about to read from the terminal."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from pytest_isolate.plugin.wire import Frame, Inbox, encode, send
+from pytest_isolate.plugin.wire import Frame, Inbox, encode, framed
 from pytest_isolate.sandbox.process import TICK
 
 __all__ = ["Forked", "TimedOut"]
@@ -42,17 +42,18 @@ class Forked:
         self.cpu = 0.0, 0.0
         self._channel = channel
         self._inbox = Inbox(channel)
+        self._outbox = bytearray()
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
         self._poll.register(self.pidfd, select.POLLIN)
         self._ended = False
 
-    def frame(self, deadline: float | None, tick: Callable[[], None] | None = None) -> Frame | None:
+    def frame(self, deadline: float | None, tick: Callable[[], bool]) -> Frame | None:
         """The next one; None once the process is dead and has left none.
 
         Args:
             deadline: in time.perf_counter()'s seconds.
-            tick: to be called every few milliseconds meanwhile.
+            tick: to be called meanwhile; every few milliseconds as long as it returns True.
 
         Raises:
             TimedOut: there is none before the deadline.
@@ -64,23 +65,41 @@ class Forked:
             if self._ended:
                 return None
             left = None if deadline is None else max(0.0, deadline - time.perf_counter())
-            if tick is not None:
-                tick()
+            if tick():
                 left = TICK if left is None else min(TICK, left)
             if not (ready := self._poll.poll(None if left is None else left * 1000)):
                 if deadline is not None and time.perf_counter() >= deadline:
                     raise TimedOut
                 continue
-            for fd, _ in ready:
-                if fd == self.pidfd:
-                    self._ended = True
-                    self._inbox.drain()
-                elif not self._inbox.drain():
-                    self._poll.unregister(fd)  # closed by the test; its end will tell
+            for fd, event in ready:
+                self._happened(fd, event)
+
+    def _happened(self, fd: int, event: int) -> None:
+        if event & select.POLLOUT:
+            self._flush()
+        if not event & ~select.POLLOUT:
+            return
+        if fd == self.pidfd:
+            self._ended = True
+            self._inbox.drain()
+        elif not self._inbox.drain():
+            self._poll.unregister(fd)  # closed by the test; its end will tell
 
     def tell(self, frame: Frame) -> None:
-        with suppress(OSError):  # it is dead, which waiting will find
-            send(self._channel, encode(frame)[0])
+        """Send it, what doesn't fit now while frames are waited for: the process may be busy with something else."""
+        self._outbox += framed(encode(frame)[0])
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._outbox:
+                del self._outbox[: os.write(self._channel, self._outbox)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it is dead, which waiting will find
+            self._outbox.clear()
+        with suppress(KeyError, FileNotFoundError):  # it closed its end, and nothing more comes from there
+            self._poll.modify(self._channel, select.POLLIN | (select.POLLOUT if self._outbox else 0))
 
     def interrupt(self) -> None:
         """SIGINT, as Ctrl-C sends it."""

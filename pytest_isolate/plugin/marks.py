@@ -18,11 +18,15 @@ from pytest_isolate.plugin.options import marker_help
 from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
+    from pytest_isolate.model.errors import SpecError
     from pytest_isolate.model.spec import Spec
     from pytest_isolate.plugin.precedence import Asked, Resolver
     from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["Marks", "place_key", "places_key", "register", "spec_key"]
+
+FACTORY: Final = "isolate_factory"
+"""Name of the fixture."""
 
 spec_key: Final[pytest.StashKey[Spec]] = pytest.StashKey()
 """On an item's stash, from before `pytest_collection_finish`: its sandbox. Absent: the test runs as pytest runs it."""
@@ -69,14 +73,24 @@ class Marks:
             self._resolver = Resolver(self._settings, self._rootdir)
         return self._resolver.ask(item)
 
+    def _errors(self, item: pytest.Item) -> Mapping[object, SpecError]:
+        """What is wrong with an item's markers, and with them together with its fixtures."""
+        if (asked := self._ask(item)) is None:
+            return {}
+        if asked.spec is not None and asked.spec.fixtures == "inside" and FACTORY in getattr(item, "fixturenames", ()):
+            from pytest_isolate.model.errors import SpecError
+
+            problem = f'"inside" sets up every fixture of {item.name} in its sandbox, and {FACTORY} works in the pytest process'
+            accepted = f'"shared" for tests with fixtures that ask for {FACTORY}'
+            error = SpecError("fixtures", problem, accepted, asked.places.get("fixtures", ""))
+            return {**asked.errors, (asked.place, FACTORY): error}
+        return asked.errors
+
     def _refuse_bad_files(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         errors: dict[pytest.Collector, dict[object, str]] = {}
         for item in items:
-            asked = self._ask(item)
-            if asked and asked.errors:
-                of_file = errors.setdefault(_file(item), {})
-                for key, error in asked.errors.items():
-                    of_file.setdefault(key, str(error))
+            for key, error in self._errors(item).items():
+                errors.setdefault(_file(item), {}).setdefault(key, str(error))
         if not errors:
             return
         items[:] = [item for item in items if _file(item) not in errors]

@@ -13,9 +13,10 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "UPLINKS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
+UPLINKS: Final = ("auto", "veth", "pasta", "slirp4netns")
 DEFAULT_TOP: Final = 5
 
 
@@ -27,6 +28,8 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
      "where a test asks for something that this machine can't give: fail it (default), skip it, or run it without"),
     ("--isolate-top", "N", f"show the N heaviest tests in the summary (default: {DEFAULT_TOP}; 0: all)"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
+    ("--isolate-uplink", "|".join(UPLINKS),
+     "how bridge networks reach the outside: the best way that works (default), or this one"),
     ("--isolate-cgroup", "PATH",
      "cgroup directory to work in, relative to each hierarchy's mount point: one that is delegated to the user"),
 )  # fmt: skip
@@ -38,12 +41,12 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_missing", "string", "as --isolate-missing"),
     ("isolate_top", "int", "as --isolate-top"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
+    ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_preload", "args", "modules to import before the first test process is forked"),
 )
 """Ini keys that belong to no spec key: name, type as `Parser.addini` takes it, help."""
 
 _LISTS: Final = {"paths": "args", "lines": "linelist"}
-_METAVARS: Final = {"": "VALUE", "paths": "PATH", "lines": "NAME=VALUE"}
 
 
 def everywhere() -> list[Key]:
@@ -63,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(
             f"--isolate-{key.name}",
             action="append" if key.many else "store",
-            metavar=_METAVARS[key.many],
+            metavar=key.metavar,
             default=None,
             help=f"{key.help}; {key.form(text=True)} (default: {key.default})".replace("%", "%%"),
         )

@@ -43,11 +43,14 @@ __all__ = [
     "forget_instance",
     "ini_names",
     "interactive",
+    "is_set_up",
     "junit",
     "junit_attributes",
     "only_logreport",
     "recorded_warnings",
+    "requests_above",
     "restore_terminal",
+    "running_item",
     "set_failed_subtests",
     "set_up_overridden",
     "skip_at_item",
@@ -95,6 +98,29 @@ def used_fixtures(item: pytest.Item) -> list[str]:
     """Names of the fixtures of an item, those that it asked for by getfixturevalue included."""
     request = getattr(item, "_request", None)
     return list(request.fixturenames) if request else []
+
+
+def requests_above(request: pytest.FixtureRequest) -> list[pytest.FixtureRequest]:
+    """Of the fixtures that led to this request, outermost first; the test's own isn't among them."""
+    found: list[pytest.FixtureRequest] = []
+    above = getattr(request, "_parent_request", None)
+    while isinstance(above, SubRequest):
+        found.insert(0, above)
+        above = above._parent_request
+    return found
+
+
+def is_set_up(request: pytest.FixtureRequest) -> bool:
+    """Whether the function of the request's fixture has come to its end, or its yield."""
+    return getattr(request, "_fixturedef").cached_result is not None  # noqa: B009 - no attribute of the public type
+
+
+def running_item(config: pytest.Config) -> pytest.Item | None:
+    """The test that is set up now; None between tests and while it is torn down."""
+    session = config.pluginmanager.get_plugin("session")
+    stack = session._setupstate.stack if session is not None else {}
+    last = next(reversed(stack), None)
+    return last if isinstance(last, pytest.Item) else None
 
 
 def finalizers(definition: pytest.FixtureDef[Any]) -> list[Finalizer]:

@@ -73,6 +73,11 @@ class Protocol:
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
 
+    @property
+    def within_reach(self) -> set[int]:
+        """See `Witness`."""
+        return self._witness.within_reach
+
     # --- the run ---
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside of pytest-cov's, which saves what was measured
@@ -268,6 +273,7 @@ class Protocol:
             attempt.spec,
             attempt.verdict.problems(failed=self._failed),
             self._weakened,
+            contacts=attempt.network.contacts,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

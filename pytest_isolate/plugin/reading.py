@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pytest
@@ -12,7 +12,7 @@ from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, UPLINKS, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]
@@ -49,9 +49,10 @@ class _Reader:
         return Settings(
             isolate_all=isolate_all,
             no_isolate=bool(self.config.getoption("no_isolate")),
-            missing=self.missing(),
+            missing=self.choice("isolate_missing", MISSING),
             top=self.top(),
             cgroup=self.cgroup(),
+            uplink=self.choice("isolate_uplink", UPLINKS),
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
@@ -75,6 +76,7 @@ class _Reader:
             "isolate_all": "true or false",
             "isolate_top": "a whole number, at least 0",
             "isolate_missing": ", ".join(MISSING),
+            "isolate_uplink": ", ".join(UPLINKS),
         }
         return {**forms, **others}.get(name, "text")
 
@@ -87,12 +89,13 @@ class _Reader:
             return value, _COMMAND_LINE, "--" + name.replace("_", "-")
         return self.ini(name), self.place(name), name
 
-    def missing(self) -> Any:
-        value, place, typed = self.either("isolate_missing")
-        if value is None or value in MISSING:
-            return value or MISSING[0]
-        self.errors.append(f"{place}: {typed}: {value!r} is not accepted; accepted: {', '.join(MISSING)}")
-        return MISSING[0]
+    def choice(self, name: str, choices: Sequence[str]) -> Any:
+        """One of `choices`; the first of them where nothing is given."""
+        value, place, typed = self.either(name)
+        if value is None or value in choices:
+            return value or choices[0]
+        self.errors.append(f"{place}: {typed}: {value!r} is not accepted; accepted: {', '.join(choices)}")
+        return choices[0]
 
     def top(self) -> int:
         value, place, typed = self.either("isolate_top")

@@ -108,7 +108,7 @@ class Refusals:
             lines = [
                 f'net="{spec.net}" leads nowhere: another program inside tried to reach an address {times} (the kernel keeps no list)'
             ]
-        remedies = ['net="host" shares the host\'s network']
+        remedies = ['net="host" shares the host\'s network, net="bridge" has one of its own that leads outside']
         if any(attempt.startswith("unix ") for attempt in attempts):
             remedies.append("writable=[the socket's directory] passes a UNIX socket through")
         return TITLE, "\n".join([*lines, f"remedy: {'; '.join(remedies)}"])

@@ -8,6 +8,7 @@ that the pytest process finds by itself, as a crash, are made to look like a rep
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pytest
@@ -15,10 +16,18 @@ from _pytest._code.code import ExceptionChainRepr, TerminalRepr
 
 from pytest_isolate.plugin import private
 
-__all__ = ["fail_at", "join_captured", "one", "raise_at", "restored", "set_captured", "shown"]
+__all__ = ["Given", "fail_at", "join_captured", "one", "raise_at", "restored", "set_captured", "shown"]
 
 _ORDER = {"stdout": 0, "stderr": 1, "log": 2}  # that of pytest's own wrappers
 _ALSO = "\nThe teardown of wider fixtures, in the pytest process, failed as well:\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A phase's report as the test process made it, and what the phase raised."""
+
+    report: pytest.TestReport
+    error: dict[str, Any] | None
 
 
 def fail_at(item: pytest.Item, text: str) -> NoReturn:

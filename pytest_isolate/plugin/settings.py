@@ -31,6 +31,7 @@ class Settings(NamedTuple):
         missing: what becomes of a test that asks for what the machine can't give.
         top: rows of the summary; 0 for all.
         cgroup: the delegated cgroup directory.
+        uplink: how bridge networks reach the outside.
         preload: modules to import before the first fork.
         plan: print the sandboxes and run nothing.
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     missing: Literal["fail", "skip", "weaken"] = "fail"
     top: int = DEFAULT_TOP
     cgroup: str | None = None
+    uplink: str = "auto"
     preload: tuple[str, ...] = ()
     plan: bool = False
     all_place: str = ""

@@ -47,7 +47,7 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True)
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink)
         self._emptied: list[str] = []
 
     def launch(self) -> None:
@@ -68,44 +68,55 @@ class Supply:
         self._pool.proceed()
 
     def obtain(self, spec: Spec) -> Obtained:
-        """A sandbox for `spec`.
+        """A test's sandbox for `spec`.
 
         Raises:
             pytest.fail.Exception: none can be had; the text says which step failed and what helps.
             pytest.skip.Exception: the machine lacks something, and the run skips such tests.
         """
+        try:
+            return self.acquire(spec)
+        except (SetupError, SandboxGone) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+    def acquire(self, spec: Spec, name: str | None = None) -> Obtained:
+        """A sandbox for `spec`, or what the run does without it.
+
+        Raises:
+            MissingCapability, SetupError, SandboxGone: none can be had.
+            pytest.skip.Exception: as `obtain`.
+        """
         weakened: list[str] = []
         while True:
             try:
-                return Obtained(self._acquire(spec), spec, tuple(weakened))
+                box = self._acquire(spec, name)
+                for note in self._pool.notes:
+                    add_note(self._config, note)
+                return Obtained(box, spec, tuple(weakened))
             except MissingCapability as error:
                 weaker = self._without(spec, error)
+                if weaker == spec:
+                    raise
                 weakened.append(error.message)
-            except (SetupError, SandboxGone) as error:
-                raise pytest.fail.Exception(str(error), pytrace=False) from None
-            if weaker == spec:
-                raise pytest.fail.Exception(weakened[-1], pytrace=False) from None
-            spec = weaker
+                spec = weaker
 
-    def _acquire(self, spec: Spec) -> Sandbox:
+    def _acquire(self, spec: Spec, name: str | None) -> Sandbox:
         pool = self._pool
         for _ in range(_KILLED_READY):
             try:
-                box = pool.acquire(spec)
+                box = pool.acquire(spec, name)
             except SandboxGone:  # the builder was killed between two tests; the pool starts another
                 continue
             if box.alive():
                 return box
             box.release()  # it was ready before, and died with the builder
-        return pool.acquire(spec)
+        return pool.acquire(spec, name)
 
     def _without(self, spec: Spec, error: MissingCapability) -> Spec:
         missing = self._settings.missing
         if missing == "skip":
             raise private.skip_at_item(f"isolate: {error.message}")
-        if missing == "weaken" and error.keys:
-            return spec.without(error.keys)
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        return spec.without(error.keys) if missing == "weaken" else spec
 
     def close(self) -> None:
         """End everything that is left of the run."""

@@ -7,7 +7,7 @@ builder is started as soon as it is known that something is going to be isolated
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -17,7 +17,10 @@ from pytest_isolate.plugin.settings import settings_key
 if TYPE_CHECKING:
     from pytest_isolate.plugin.supply import Supply
 
-__all__ = ["register"]
+__all__ = ["register", "watch_key"]
+
+watch_key: Final[pytest.StashKey[Watch]] = pytest.StashKey()
+"""On ``config.stash`` of a process that runs tests and may isolate them."""
 
 
 def register(config: pytest.Config) -> None:
@@ -26,7 +29,8 @@ def register(config: pytest.Config) -> None:
     if settings.no_isolate:
         return
     if _runs_tests(config):
-        config.pluginmanager.register(Watch(config), "isolate-watch")
+        config.stash[watch_key] = watch = Watch(config)
+        config.pluginmanager.register(watch, "isolate-watch")
     elif settings.isolate_all and _starts_workers(config):
         config.pluginmanager.register(Controller(settings.cgroup), "isolate-controller")
 
@@ -67,9 +71,10 @@ class Watch:
         self._waiting = True
         self._supply: Supply | None = None
         if config.stash[settings_key].isolate_all:
-            self._supplied().launch()
+            self.supplied().launch()
 
-    def _supplied(self) -> Supply:
+    def supplied(self) -> Supply:
+        """The run's sandboxes; the builder isn't started for it."""
         from pytest_isolate.plugin.supply import Supply
 
         if self._supply is None:
@@ -95,7 +100,7 @@ class Watch:
 
     def _load(self) -> None:
         self._waiting = False
-        supply = self._supplied()
+        supply = self.supplied()
         supply.start()
         # Only now: the builder, another process, starts up beside these imports.
         from pytest_isolate.plugin import companions, protocol

@@ -1,9 +1,10 @@
-"""Fixtures wider than function scope: set up in the pytest process before the fork, in pytest's own order.
+"""What is set up in the pytest process before the fork, in pytest's own order: fixtures wider than function scope, and those
+of function scope that ask for `isolate_factory`, since what they make is to outlive the sandbox's set-up and teardown.
 
 `item.fixturenames` is the static closure, sorted by scope; asking for the wide ones in that order is what
 pytest itself does first. A wide fixture can hide behind a narrower override of the same name that requests
 it: pytest would set it up when the override runs, inside, once per test. Here it is asked for beforehand,
-through the chain of requests that the override would make.
+through the chain of requests that the override would make. What a fixture requests comes along with it.
 
 With ``fixtures="inside"`` nothing of this happens; the child forgets what earlier tests had set up.
 """
@@ -16,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_isolate.plugin import private
+from pytest_isolate.plugin.marks import FACTORY
 
 __all__ = ["definitions", "forget", "set_up"]
 
@@ -24,7 +26,7 @@ Definitions = Sequence[pytest.FixtureDef[Any]]
 
 
 def set_up(item: pytest.Item) -> None:
-    """Set up what is wide in the item's closure; raises whatever the fixtures raise."""
+    """Set up what belongs outside in the item's closure; raises whatever the fixtures raise."""
     __tracebackhide__ = True
     request = getattr(item, "_request", None)
     info = getattr(item, "_fixtureinfo", None)
@@ -37,7 +39,7 @@ def set_up(item: pytest.Item) -> None:
         definitions = known.get(name)
         if not definitions:
             continue
-        if definitions[-1].scope == _FUNCTION:
+        if not _is_outside(definitions[-1]):
             if len(definitions) > 1 and (level := _hidden_level(name, known)):
                 hidden.append((name, level))
         elif name not in values:
@@ -47,14 +49,18 @@ def set_up(item: pytest.Item) -> None:
 
 
 def _hidden_level(name: str, known: Mapping[str, Definitions]) -> int:
-    """How many narrow overrides lie above the first wide fixture that they request; 0: none does."""
+    """How many overrides that run inside lie above the first fixture, requested by them, that doesn't; 0: none does."""
     definitions = known[name]
     for level in range(1, len(definitions)):
         if not _requests(definitions[-level], name, known):
             return 0
-        if definitions[-level - 1].scope != _FUNCTION:
+        if _is_outside(definitions[-level - 1]):
             return level
     return 0
+
+
+def _is_outside(definition: pytest.FixtureDef[Any]) -> bool:
+    return definition.scope != _FUNCTION or FACTORY in definition.argnames
 
 
 def _requests(definition: pytest.FixtureDef[Any], name: str, known: Mapping[str, Definitions]) -> bool:

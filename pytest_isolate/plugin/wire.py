@@ -8,6 +8,7 @@ pieces together.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from _pytest._io.saferepr import saferepr
 
-__all__ = ["Frame", "Inbox", "Line", "encode", "pair"]
+__all__ = ["Frame", "Inbox", "Line", "encode", "framed", "pair"]
 
 Frame = dict[str, Any]
 
@@ -138,13 +139,21 @@ class Line:
     """The child's end.
 
     It belongs to one process: a process that the test forked, and that comes back up pytest's stack, must
-    not send reports in its name.
+    not send reports in its name. Threads of the test share it: whoever waits for an answer reads what comes, and leaves to
+    the others what is theirs. An answer names its question, so that one which nobody waits for any more (Ctrl-C) is taken
+    for no other.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._pid = os.getpid()
         self._turn = threading.Lock()
+        self._came = threading.Condition()
+        self._reading = False
+        self._answers: dict[int, Frame] = {}
+        self._abandoned: set[int] = set()
+        self._asked = itertools.count(1)
+        self._bytes = bytearray()
 
     def mine(self) -> bool:
         return os.getpid() == self._pid
@@ -152,35 +161,72 @@ class Line:
     def send(self, frame: Frame) -> list[str]:
         """Returns the notes of `encode`. Raises OSError if the pytest process is gone or the test closed the descriptor."""
         data, notes = encode(frame)
-        send(self._fd, data)
+        self.send_encoded(data)
         return notes
 
     def send_encoded(self, data: bytes) -> None:
-        send(self._fd, data)
+        with self._turn:
+            send(self._fd, data)
 
     def ask(self, frame: Frame) -> Frame:
-        """Send and wait for the answer; also from threads of the test, one at a time."""
-        with self._turn:
-            self.send(frame)
-            return self.receive()
+        """Send and wait for the answer; also from threads of the test. Raises OSError, EOFError."""
+        number = next(self._asked)
+        try:
+            self.send({**frame, "id": number})
+            return self.receive(number)
+        except BaseException:
+            self._abandoned.add(number)
+            raise
 
-    def receive(self) -> Frame:
-        """The next frame. Raises EOFError if the pytest process is gone."""
-        (length,) = _HEAD.unpack(self._read(_HEAD.size))
-        return decode(self._read(length))
+    def receive(self, number: int = 0) -> Frame:
+        """The answer to that question, or the next frame that answers none. Raises EOFError if the pytest process is gone."""
+        while True:
+            with self._came:
+                self._came.wait_for(lambda: number in self._answers or not self._reading)
+                if number in self._answers:
+                    return self._answers.pop(number)
+                self._reading = True
+            frame = None
+            try:
+                frame = self._read()
+            finally:
+                with self._came:  # at once: whoever wakes up must find its answer, or would read on and wait for good
+                    self._reading = False
+                    if frame is not None:
+                        self._deliver(frame)
+                    self._came.notify_all()
 
-    def _read(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            chunk = os.read(self._fd, length - len(data))
+    def _deliver(self, frame: Frame) -> None:
+        number = frame.get("id", 0)
+        if number in self._abandoned:
+            self._abandoned.discard(number)
+        else:
+            self._answers[number] = frame
+
+    def _read(self) -> Frame:
+        """What has come of a frame stays here, if a signal's handler raises meanwhile."""
+        self._fill(_HEAD.size)
+        (length,) = _HEAD.unpack_from(self._bytes)
+        self._fill(_HEAD.size + length)
+        frame = decode(bytes(self._bytes[_HEAD.size : _HEAD.size + length]))
+        del self._bytes[: _HEAD.size + length]
+        return frame
+
+    def _fill(self, length: int) -> None:
+        while (missing := length - len(self._bytes)) > 0:
+            chunk = os.read(self._fd, missing)
             if not chunk:
                 raise EOFError("the pytest process is gone")
-            data += chunk
-        return data
+            self._bytes += chunk
+
+
+def framed(data: bytes) -> bytes:
+    """One frame whose JSON is `data`, as it is sent."""
+    return _HEAD.pack(len(data)) + data
 
 
 def send(fd: int, data: bytes) -> None:
     """Write one frame whose JSON is `data`, whole. Raises OSError."""
-    view = memoryview(_HEAD.pack(len(data)) + data)
+    view = memoryview(framed(data))
     while view:
         view = view[os.write(fd, view) :]

@@ -122,11 +122,13 @@ class Witness:
 
     Attributes:
         set_ups: of the fixtures that are set up and hold something.
+        within_reach: children that tests can do with what they do outside: programs in sandboxes of isolate_factory.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self.set_ups: dict[pytest.FixtureDef[Any], SetUp] = {}
+        self.within_reach: set[int] = set()
 
     # The old kind of wrapper: an exception doesn't pass through it, so tracebacks of fixtures don't show it.
     @pytest.hookimpl(hookwrapper=True)
@@ -141,6 +143,7 @@ class Witness:
             return
         after = look()
         held = added(before, after)
+        held = replace(held, children=tuple(child for child in held.children if child[0] not in self.within_reach))
         nested = frozenset(self.set_ups.keys() - known)  # asked for by the fixture's body, while it was being set up
         for fixture in nested:
             held -= self.set_ups[fixture].held

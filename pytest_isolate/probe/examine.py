@@ -8,6 +8,7 @@ from pytest_isolate.machine.reading import read_machine
 from pytest_isolate.machine.remedies import advice
 from pytest_isolate.probe.capability import Place, Report
 from pytest_isolate.probe.keys import key_states
+from pytest_isolate.probe.links import probe_links
 from pytest_isolate.probe.namespaces import probe_namespaces
 from pytest_isolate.probe.resources import CONTROLLERS, probe_cgroups, probe_kernel_log, probe_subordinate_ids
 from pytest_isolate.probe.trial import try_sandbox
@@ -30,11 +31,13 @@ def examine(delegated: str | None = None) -> Report:
     detect(delegated)  # for the SpecError
     machine = read_machine()
     namespaces = tuple(probe_namespaces(machine))
+    nets = any(found.name == "net-namespace" and found.state == "works" for found in namespaces)
     capabilities = (
         *namespaces,
         probe_subordinate_ids(machine, userns=namespaces[0].state == "works"),
         *probe_cgroups(machine, delegated),
         probe_kernel_log(),
+        *probe_links(net=nets),
         try_sandbox(delegated),
     )
     states = {capability.name: capability.state for capability in capabilities}

@@ -19,6 +19,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "swap": ("cgroup-memory", "cgroup-swap"),
     "pids": ("cgroup-pids",),
     "io": ("cgroup-io",),
+    "bandwidth": ("tbf", "netem"),
     "rootfs": ("overlay",),
     "user": ("subordinate-ids",),
 }

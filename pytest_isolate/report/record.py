@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import Usage
+from pytest_isolate.model.usage import Contacts, Usage
 
 __all__ = ["Problem", "Run", "TestRecord", "percentile"]
 
@@ -57,6 +57,7 @@ class TestRecord:
         weakened: sentences, one for each capability that was missing and given up (``--isolate-missing=weaken``).
         notes: sentences about the run that this test brought up (live threads at the fork, modules to preload);
             equal ones are shown once.
+        contacts: remote addresses that it turned to; None where its network mode tells of none.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -67,6 +68,7 @@ class TestRecord:
     problems: tuple[Problem, ...] = ()
     weakened: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    contacts: Contacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,6 +78,7 @@ class TestRecord:
             "problems": [problem.to_json() for problem in self.problems],
             "weakened": list(self.weakened),
             "notes": list(self.notes),
+            **({"contacts": _plain(self.contacts.to_json())} if self.contacts is not None else {}),
         }
 
     @classmethod
@@ -91,6 +94,7 @@ class TestRecord:
                 problems=tuple(Problem.from_json(problem) for problem in data["problems"]),
                 weakened=tuple(str(text) for text in data.get("weakened", ())),
                 notes=tuple(str(text) for text in data.get("notes", ())),
+                contacts=Contacts.from_json(data["contacts"]) if "contacts" in data else None,
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None

@@ -72,6 +72,8 @@ ROOT_OPTIONS: Final = "redirect_dir=on,xino=on,index=off,metacopy=off"
 USER_OPTIONS: Final = "userxattr,index=off,metacopy=off"
 """In a user namespace: without userxattr removing a directory of the lower layer fails (overlayfs.rst)."""
 
+RESOLV_CONF: Final = "/etc/resolv.conf"
+
 _QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
@@ -168,15 +170,17 @@ class HostRoot:
         """A path inside whose statvfs(2) tells of the tmpfs that takes the writes."""
         return f"/dev/{DISK}" if self.rootless else "/"
 
-    def plan(self, spec: Spec, box: str) -> Plan:
+    def plan(self, spec: Spec, resolver: str = "") -> Plan:
         """The operations for `spec`; the same for each sandbox, since each has a mount namespace of its own.
+
+        Args:
+            resolver: name, in the workspace, of a resolv.conf(5) to put in place of the host's.
 
         Raises:
             SetupError: a path of ``writable=`` or ``hide=`` doesn't exist.
         """
-        del box
         hidden = tuple(_resolve("hide", path) for path in spec.hide)
-        tree = tuple(self._tree(spec, hidden))
+        tree = (*self._tree(spec, hidden), *self._resolver(resolver))
         # A fresh sysfs needs a network namespace of one's own.
         fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
         kernel = (*fresh, *self._late(hidden))
@@ -253,6 +257,15 @@ class HostRoot:
         elif not spec.net.own:  # rootless, the clone has it
             yield Bind("/sys", "/sys", recursive=False, readonly=True)
 
+    def _resolver(self, name: str) -> Iterator[Operation]:
+        """The network's resolv.conf over the host's, wherever the host's really lies."""
+        if name:
+            target = os.path.realpath(RESOLV_CONF)
+            if not os.path.exists(target):
+                hint = f"make {target} on the host, an empty file: it is what names are resolved by inside"
+                raise SetupError("bind", RESOLV_CONF, errno.ENOENT, hint)
+            yield Bind(name, target, recursive=False, readonly=True)
+
     def _has_vanished(self, path: str) -> bool:
         """Whether what was in a tree that had to be taken apart is gone since: such trees are /tmp and the like."""
         apart = any(within(path, skeleton.path) and path != skeleton.path for skeleton in self.trees.skeletons)
@@ -277,7 +290,7 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
     survey = _survey("/", rootless=rootless, places=places, trees=trees)
     # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
     sockets = () if rootless else _reachable(survey.sockets, survey.trees)
-    return replace(survey, sockets=sockets).plan(spec, "").describe()
+    return replace(survey, sockets=sockets).plan(spec, "resolv.conf" if spec.net.mode == "bridge" else "").describe()
 
 
 def _enter(workspace: str) -> None:

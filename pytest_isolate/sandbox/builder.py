@@ -6,8 +6,8 @@ passed: when pytest ends, by SIGKILL too, it kills every init, removes the cgrou
 exits. Its own death ends every sandbox, because each init watches it; what it can't remove then, pytest
 does (see `Pool.close`), or the next run (`sweep`).
 
-Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec"}; {"op": "release", "n"}
-Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error"}
+Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
+Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error"}; per question {"a", …}
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ import socket
 import sys
 import time
 from collections import deque
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple
 
 from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
 from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
@@ -38,6 +40,7 @@ from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
 from pytest_isolate.sandbox.init_script import InitScripts
+from pytest_isolate.sandbox.networks import Networks
 from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
@@ -47,19 +50,28 @@ _REMOVAL_PAUSE: Final = 0.02
 _LAST_REMOVALS: Final = 5.0
 
 
+class _Live(NamedTuple):
+    """A sandbox in use; `net` is whose network it is in: its own, or that of the sandbox that it joined."""
+
+    built: Built
+    group: Group
+    spec: Spec
+    net: Net
+
+
 class Builder:
     """One run's sandboxes.
 
     Args:
         channel: to pytest.
         parent: pidfd of pytest.
-        setup: the first message: run, tmp, cwd, cgroup, command, refused, places, trees.
+        setup: the first message: run, tmp, cwd, cgroup, command, refused, places, trees, uplink, libraries.
     """
 
     def __init__(self, channel: Channel, parent: int, setup: dict[str, Any]) -> None:
         self._channel = channel
         self._cwd: str = setup["cwd"]
-        self._live: dict[int, tuple[Built, Group]] = {}
+        self._live: dict[int, _Live] = {}
         self._doomed: deque[Group] = deque()
         self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
@@ -72,6 +84,10 @@ class Builder:
             self._hierarchy.create_run(setup["run"])
             self._hierarchy.enter()
             self._construction = self._prepare(setup["places"], setup["trees"])
+            self._networks = Networks(
+                setup["run"], self._workspace.path, rootless=self._construction.identity.rootless, uplink=setup["uplink"],
+                libraries=setup["libraries"], builder=self._construction.builder,
+            )  # fmt: skip
         except BaseException:
             self.end()
             raise
@@ -104,63 +120,125 @@ class Builder:
     def serve(self) -> None:
         """Until pytest closes the channel or ends."""
         with suppress(BrokenPipeError, ConnectionResetError):
-            while (message := self._receive()) is not None:
-                if message["op"] == "build":
-                    self._build(message["n"], message["spec"])
-                elif message["op"] == "release":
-                    self._release(message["n"])
-                else:
-                    return
+            while (received := self._receive()) is not None:
+                message, fds = received
+                match message["op"]:
+                    case "build":
+                        self._build(message["n"], message["spec"], message.get("join"))
+                    case "release":
+                        self._release(message["n"])
+                    case "ask":
+                        self._ask(message, fds)
+                    case _:
+                        return
 
-    def _receive(self) -> dict[str, Any] | None:
+    def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
         """The next message; cgroups of released sandboxes are removed while there is none."""
         while not (ready := self._poll.poll(_REMOVAL_PAUSE * 1000 if self._doomed else None)):
             self._remove_doomed()
         if any(fd == self._parent for fd, _ in ready):
             return None
-        received = self._channel.receive()
-        return received[0] if received else None
+        return self._channel.receive()
 
-    def _build(self, number: int, described: dict[str, Any]) -> None:
+    def _build(self, number: int, described: dict[str, Any], join: int | None) -> None:
         group = None
+        built = None
         try:
-            _spec, caps, _plan = self._planned(described)
+            net = self._joined(join)
+            spec, caps, _plan = self._planned(described, net)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group)
+            built = self._construct(described, group, join, net, lambda init: self._networks.begin(number, spec, init))
+            wired = self._networks.finish()
         except (IsolateError, OSError) as error:
+            self._networks.give_up()
+            if built is not None:
+                _kill(built)
             if group is not None:
                 self._doomed.append(group)
             self._channel.send({"n": number, "error": _known(error, "build").to_json()})
             return
-        self._live[number] = (built, group)
-        self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json()}, (built.pidfd,))
+        self._live[number] = _Live(built, group, spec, net or spec.net)
+        answer = {"n": number, "init": built.init_pid, "group": group.to_json(), "notes": self._networks.notes(), **wired}
+        self._channel.send(answer, (built.pidfd,))
 
-    def _construct(self, described: dict[str, Any], group: Group) -> Built:
-        spec, _caps, plan = self._planned(described)
+    def _joined(self, number: int | None) -> Net | None:
+        """The network of the sandbox that is to be joined, None if none is. Raises SetupError."""
+        if number is None:
+            return None
+        if number not in self._live:
+            raise SetupError("join the network of another sandbox", detail="it has ended")
+        return self._live[number].net
+
+    def _construct(
+        self, described: dict[str, Any], group: Group, join: int | None, net: Net | None, born: Callable[[int], None]
+    ) -> Built:
+        with self._network_of(join) as network:
+            spec, _caps, plan = self._planned(described, net)
+            try:
+                return self._construction.build(spec, plan, group.v2, network, born)
+            except SetupError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+            # Something that the plan mounts is gone since it was made: another plan goes without it.
+            self._plans.clear()
+            spec, _caps, plan = self._planned(described, net)
+            return self._construction.build(spec, plan, group.v2, network, born)
+
+    @contextmanager
+    def _network_of(self, number: int | None) -> Iterator[int | None]:
+        """fd of the network namespace of a sandbox that is alive. Raises SetupError."""
+        if number is None:
+            yield None
+            return
         try:
-            return self._construction.build(spec, plan, group.v2)
-        except SetupError as error:
-            if error.errno != errno.ENOENT:
-                raise
-        # Something that the plan mounts is gone since it was made: another plan goes without it.
-        self._plans.clear()
-        spec, _caps, plan = self._planned(described)
-        return self._construction.build(spec, plan, group.v2)
+            fd = os.open(f"/proc/{self._live[number].built.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except (KeyError, OSError):
+            raise SetupError("join the network of another sandbox", detail="it has ended") from None
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
-    def _planned(self, described: dict[str, Any]) -> tuple[Spec, Caps, Plan]:
+    def _ask(self, message: dict[str, Any], fds: list[int]) -> None:
+        """A question about networks. The pytest process waits for the answer."""
+        try:
+            answer = self._network_answer(message, fds)
+        except KeyError:
+            answer = {"error": SetupError(message["what"], detail="the sandbox has ended").to_json()}
+        except (IsolateError, OSError) as error:
+            answer = {"error": _known(error, message["what"]).to_json()}
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._channel.send({"a": message["a"], **answer})
+
+    def _network_answer(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        number = message["n"]
+        built, _group, spec, _net = self._live[number]
+        match message["what"]:
+            case "activate":
+                return self._networks.activate(number, spec, built.init_pid, message, fds)
+            case "contacts" | "unpublish" as operation:
+                return self._networks.ask(operation, number)
+            case operation:
+                other = self._live[message["m"]].built
+                return self._networks.partition(operation, (number, built.init_pid), (message["m"], other.init_pid))
+
+    def _planned(self, described: dict[str, Any], net: Net | None) -> tuple[Spec, Caps, Plan]:
         """Caps and mounts of a spec: the same for each of its sandboxes while its paths are the same files. Raises IsolateError, and tries again then."""
-        text = json.dumps(described, sort_keys=True)
+        text = json.dumps([described, net.to_json() if net is not None else None], sort_keys=True)
         if (known := self._plans.get(text)) is None or known[3] != files_of(known[0]):
             spec = Spec.from_json(described)
             files = files_of(spec)
-            known = self._plans[text] = (spec, Caps.of(spec, self._cwd), self._construction.root.plan(spec, ""), files)
+            caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(net or spec.net)
+            known = self._plans[text] = (spec, caps, self._construction.root.plan(spec, resolver), files)
         return known[:3]
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:
-            built, group = known
-            _kill(built)
-            self._doomed.append(group)
+            _kill(known.built)
+            self._networks.release(number)
+            self._doomed.append(known.group)
 
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):
@@ -179,6 +257,8 @@ class Builder:
         """Kill every init, remove cgroups and workspace; gives up on what stays busy for five seconds."""
         for number in list(self._live):
             self._release(number)
+        if networks := vars(self).get("_networks"):  # None where setting up failed
+            networks.close()
         self._hierarchy.enter_back()
         deadline = time.monotonic() + _LAST_REMOVALS
         with suppress(OSError):

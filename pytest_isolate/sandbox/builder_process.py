@@ -58,6 +58,7 @@ class BuilderProcess:
 
     Attributes:
         is_set_up: it has been told.
+        notes: what the user should know of the machine's networks, a sentence each.
 
     Raises:
         OSError: it could not be started.
@@ -77,11 +78,13 @@ class BuilderProcess:
             theirs.close()
             os.close(me)
         self.is_set_up = False
+        self.notes: dict[str, None] = {}
         self._facts: Facts | None = None
         self._cgroups: list[str] | None = None
         self._described: dict[Spec, dict[str, Any]] = {}
         self._answers: dict[int, dict[str, Any]] = {}
         self._unwanted: set[int] = set()
+        self._questions = 0
         self._waiting: set[int] = set()
         self._handed_out: set[int] = set()
         self._released: list[int] = []
@@ -99,15 +102,17 @@ class BuilderProcess:
             start_new_session=True,
         )
 
-    def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str], refused: str = "") -> None:
+    def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str], refused: str = "", uplink: str = "auto") -> None:
         """Tell it what all sandboxes share, once: see `Builder`.
 
         Args:
             refused: why there is no cgroup to work in, as far as that is known already.
+            uplink: how bridge networks reach the outside.
         """
         self.is_set_up = True
+        networks = {"uplink": uplink, "libraries": _libraries()}
         about = {"run": self._run, "tmp": self._tmp, "cgroup": self._delegated, "command": own_command(), "refused": refused}
-        self._send({"op": "setup", **about, "cwd": cwd, "places": list(places), "trees": list(trees)})
+        self._send({"op": "setup", **about, "cwd": cwd, "places": list(places), "trees": list(trees), **networks})
 
     @property
     def pid(self) -> int:
@@ -132,33 +137,51 @@ class BuilderProcess:
             self._cgroups = message["remains"]["cgroups"]
         return self._facts
 
-    def order(self, number: int, spec: Spec) -> None:
-        """Have a sandbox built under `number`."""
+    def order(self, number: int, spec: Spec, join: int | None = None) -> None:
+        """Have a sandbox built under `number`, in the network of sandbox `join`."""
         if (described := self._described.get(spec)) is None:
             described = self._described[spec] = spec.to_json()
-        self._send({"op": "build", "n": number, "spec": described})
+        self._send({"op": "build", "n": number, "spec": described, "join": join})
+
+    def ask(self, what: str, number: int, about: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        """A question about the network of sandbox `number`, answered at once. Raises what it is answered with, or SandboxGone."""
+        self._questions += 1
+        self._send({"op": "ask", "a": self._questions, "what": what, "n": number, **about}, fds)
+        while True:
+            message, received = self._receive()
+            if message.get("a") == self._questions:
+                break
+            self._keep(message, received)
+        if "error" in message:
+            raise error_from_json(message["error"])
+        return message
 
     def answer(self, number: int) -> dict[str, Any]:
         """The answer to order `number`; answers to others are kept. Raises SandboxGone."""
         while number not in self._answers:
-            message, fds = self._receive()
-            if fds:
-                message["pidfd"] = fds[0]
-                self._waiting.add(fds[0])
-            if message["n"] in self._unwanted:
-                self._unwanted.discard(message["n"])
-                self._drop(message)
-            else:
-                self._answers[message["n"]] = message
+            self._keep(*self._receive())
         return self._answers.pop(number)
+
+    def _keep(self, message: dict[str, Any], fds: list[int]) -> None:
+        """An answer to some order."""
+        if fds:
+            message["pidfd"] = fds[0]
+            self._waiting.add(fds[0])
+        if message["n"] in self._unwanted:
+            self._unwanted.discard(message["n"])
+            self._drop(message)
+        else:
+            self._answers[message["n"]] = message
 
     def placement(self, number: int, spec: Spec, answer: dict[str, Any]) -> Placement:
         """The sandbox that `answer` tells of, for a test with `spec`."""
         from pytest_isolate.kernel.cgroup import Group
+        from pytest_isolate.network.attachment import Address
         from pytest_isolate.sandbox.entry import Entrance
         from pytest_isolate.sandbox.sandbox import Placement
 
         facts = self.facts()
+        self.notes.update(dict.fromkeys(answer["notes"]))
         self._waiting.discard(answer["pidfd"])
         self._handed_out.add(answer["pidfd"])
         described = Group.from_json(answer["group"])
@@ -171,7 +194,8 @@ class BuilderProcess:
             rootless=facts.mode == "rootless",
             own_pid_namespace=self._pid_namespace,
         )
-        return Placement(number, answer["init"], group, facts.disk_path, entrance)
+        address = Address.from_json(answer["address"]) if "address" in answer else None
+        return Placement(number, answer["init"], group, facts.disk_path, entrance, address)
 
     def discard(self, number: int) -> None:
         """Give up an order, answered or not."""
@@ -179,6 +203,11 @@ class BuilderProcess:
             self._drop(message)
         else:
             self._unwanted.add(number)
+        self._send({"op": "release", "n": number})
+
+    def give_back(self, number: int, answer: dict[str, Any]) -> None:
+        """A sandbox that was answered for, and that nobody will use."""
+        self._drop(answer)
         self._send({"op": "release", "n": number})
 
     def _drop(self, message: dict[str, Any]) -> None:
@@ -198,9 +227,9 @@ class BuilderProcess:
             self._send({"op": "release", "n": number})
         self._released.clear()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         with suppress(OSError):  # the answer that never comes tells of a dead builder
-            self._channel.send(message)
+            self._channel.send(message, fds)
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         if (received := self._channel.receive()) is None:
@@ -259,3 +288,15 @@ class BuilderProcess:
         self._channel.close()
         for fd in (self._log, self._pid_namespace, *self._waiting):
             os.close(fd)
+
+
+def _libraries() -> list[str]:
+    """Where pyroute2 and filelock are, without importing them; the builder's interpreter starts without site-packages."""
+    found = []
+    for name in ("pyroute2", "filelock"):
+        for path in sys.path:
+            directory = path or os.getcwd()
+            if os.path.isdir(os.path.join(directory, name)):
+                found.append(os.path.abspath(directory))
+                break
+    return list(dict.fromkeys(found))

@@ -12,12 +12,13 @@ import json
 import os
 import select
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_isolate.kernel.capabilities import set_parent_death_signal
-from pytest_isolate.kernel.clone import clone
+from pytest_isolate.kernel.clone import clone, clone_in_network
 from pytest_isolate.kernel.namespaces import (
     ALL,
     CLONE_NEWNET,
@@ -71,29 +72,36 @@ class Construction:
     builder: int
     scripts: InitScripts
 
-    def build(self, spec: Spec, plan: Plan, group: str = "") -> Built:
+    def build(
+        self, spec: Spec, plan: Plan, group: str = "", network: int | None = None, born: Callable[[int], None] = lambda _: None
+    ) -> Built:
         """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
 
         Args:
             group: its directory in the v2 tree, empty if it has none.
+            born: called with init's pid as soon as it is there, with its namespaces, and sets itself up.
+            network: fd of the network namespace to be in, of a sandbox that exists; None: one of its own, or the builder's.
         """
-        script = self.scripts.of(spec, plan)
+        script = self.scripts.of(spec, plan) if network is None else None
         try:
-            return self._build(spec, plan, group, script)
+            return self._build(spec, plan, group, script, network, born)
         except SetupError:
             if script is None or not script.not_executed:
                 raise
         self.scripts.give_up()
-        return self._build(spec, plan, group, None)
+        return self._build(spec, plan, group, None, network, born)
 
-    def _build(self, spec: Spec, plan: Plan, group: str, script: InitScript | None) -> Built:
+    def _build(
+        self, spec: Spec, plan: Plan, group: str, script: InitScript | None, network: int | None, born: Callable[[int], None]
+    ) -> Built:
         with _Pipe() as go, _Pipe() as status:
-            built = self._clone_init(spec, plan, group, script, go, status)
+            built = self._clone_init(spec, plan, group, script, go, status, network)
             try:
                 setns(self.namespace, CLONE_NEWNS)
                 status.close_write()
                 try:
                     self._admit(built.init_pid, spec, go.write)
+                    born(built.init_pid)
                 except (SetupError, BrokenPipeError):
                     if select.select([status.read], [], [], 0)[0]:  # it has ended before, and says why
                         _await(status.read, script)
@@ -110,7 +118,9 @@ class Construction:
                 raise
         return built
 
-    def _clone_init(self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe) -> Built:
+    def _clone_init(
+        self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe, network: int | None
+    ) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         namespaces = ALL if spec.net.own else ALL & ~CLONE_NEWNET
         servers: list[int] = []
@@ -120,7 +130,10 @@ class Construction:
             if script is not None:
                 pid, pidfd = _step("clone init", script.start, namespaces, go.read, go.write, status.write)
                 return Built(pid, pidfd, tuple(servers))
-            pid, pidfd = _step("clone init", clone, namespaces)
+            if network is None:
+                pid, pidfd = _step("clone init", clone, namespaces)
+            else:
+                pid, pidfd = _step("clone init in another sandbox's network", clone_in_network, network, namespaces)
         except BaseException:
             setns(self.namespace, CLONE_NEWNS)
             for server in servers:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from pytest_isolate.model.usage import ProcessInfo
 
-__all__ = ["processes", "refused_packets"]
+__all__ = ["interface_traffic", "processes", "refused_packets"]
 
 
 def processes(init: int) -> list[ProcessInfo]:
@@ -50,6 +50,23 @@ def refused_packets(init: int) -> int:
         titles, values = (line.split() for line in _read(f"/proc/{init}/net/snmp").splitlines()[:2])
         total += int(values[titles.index(b"OutNoRoutes")])
     return total
+
+
+def interface_traffic(init: int, interface: str) -> dict[str, int] | None:
+    """The counters of an interface of the sandbox, named as in `Usage`; None if it is gone. Source: proc_pid_net(5), dev."""
+    with suppress(OSError, ValueError):
+        for line in _read(f"/proc/{init}/net/dev").splitlines()[2:]:
+            name, _, counters = line.partition(b":")
+            if name.strip() == interface.encode():
+                figures = list(map(int, counters.split()))
+                return {
+                    "net_rx_bytes": figures[0],
+                    "net_rx_packets": figures[1],
+                    "net_tx_bytes": figures[8],
+                    "net_tx_packets": figures[9],
+                    "net_dropped_packets": figures[3] + figures[11],
+                }
+    return None
 
 
 def _read(path: str) -> bytes:

@@ -7,11 +7,13 @@ where there is none, so a wrong expectation costs time, never correctness.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
+from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError, error_from_json
 from pytest_isolate.sandbox.builder_process import BuilderProcess, Facts
 from pytest_isolate.sandbox.delegation import Delegation, obtain
 from pytest_isolate.sandbox.paths import Files, files_of
@@ -33,8 +35,10 @@ class Pool:
             None: the working directory.
         depth: how many sandboxes to keep ready.
         paced: its user says with `proceed` when the builder may work; otherwise it does at once.
+        uplink: how bridge networks reach the outside: ``auto``, ``veth``, ``pasta``, ``slirp4netns``.
 
     Attributes:
+        names: the sandboxes that ``net="container:NAME"`` finds, by their names in the run.
         delegation: whether the calling process was moved to a cgroup of the run's, or why not; known once the builder is set up.
     """
 
@@ -46,17 +50,20 @@ class Pool:
         cwd: str | None = None,
         depth: int = 3,
         paced: bool = False,
+        uplink: str = "auto",
     ) -> None:
         self._places = places
         self._cgroup = cgroup
         self._cwd = cwd
         self._depth = depth
         self._paced = paced
+        self._uplink = uplink
+        self.names: dict[str, Sandbox] = {}
         self.delegation = Delegation()
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
         self._refused: IsolateError | None = None
-        self._orders: list[tuple[int, Spec, Files]] = []
+        self._orders: list[tuple[int, Spec, Files, int | None]] = []
         self._next = 0
 
     def launch(self) -> BuilderProcess:
@@ -73,7 +80,7 @@ class Pool:
             cwd = self._cwd or _directory()
             self.delegation = obtain([builder.pid], self._cgroup)
             places, trees = self._places(), trees_of_user(cwd)
-            builder.set_up(cwd=cwd, places=places, trees=trees, refused=self.delegation.refused)
+            builder.set_up(cwd=cwd, places=places, trees=trees, refused=self.delegation.refused, uplink=self._uplink)
         return builder
 
     def expect(self, specs: Iterable[Spec]) -> None:
@@ -83,8 +90,11 @@ class Pool:
             self.start()
             self._top_up()
 
-    def acquire(self, spec: Spec) -> Sandbox:
+    def acquire(self, spec: Spec, name: str | None = None) -> Sandbox:
         """A sandbox for `spec`, at once if one is ready.
+
+        Args:
+            name: under which others find it: on its network, and for ``net="container:NAME"``.
 
         Raises:
             MissingCapability: the machine can't give what `spec` asks.
@@ -93,12 +103,18 @@ class Pool:
         """
         from pytest_isolate.sandbox.sandbox import Sandbox
 
-        return Sandbox.placed(spec, self, self.place(spec))
+        box = Sandbox.placed(spec, self, self.place(spec, name), name)
+        if name is not None:
+            self.names[name] = box
+        return box
 
-    def place(self, spec: Spec) -> Placement:
+    def place(self, spec: Spec, name: str | None = None) -> Placement:
         """As `acquire`, without the handle."""
+        if name is not None and (other := self.names.get(name)) is not None and other.open:
+            raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
-        number = self._take_order(builder, spec.sandbox())
+        owner = self._owner(spec)
+        number = self._take_order(builder, spec.sandbox(), owner.number if owner is not None else None)
         try:
             answer = builder.answer(number)
         except SandboxGone:
@@ -106,7 +122,59 @@ class Pool:
             raise
         if "error" in answer:
             raise error_from_json(answer["error"])
-        return builder.placement(number, spec, answer)
+        if spec.net.mode == "bridge":
+            return self._activated(builder, number, spec, answer, name)
+        placement = builder.placement(number, spec, answer)
+        return replace(placement, address=owner.address, ports=owner.ports) if owner is not None else placement
+
+    def _activated(self, builder: BuilderProcess, number: int, spec: Spec, answer: dict[str, Any], name: str | None) -> Placement:
+        """Its names and ports are its own from now on, and its address, if that was asked for: they could be another's before."""
+        from pytest_isolate.sandbox.publishing import listening
+
+        names = [found for found in (name, spec.hostname, *spec.net.aliases) if found]
+        ports: dict[tuple[int, str], tuple[str, int]] = {}
+        if names or spec.publish or "address" not in answer:
+            try:
+                with listening(spec.publish) as listeners:
+                    described = [(entry.port, int(listener.family)) for entry, listener in listeners]
+                    fds = tuple(listener.fileno() for _, listener in listeners)
+                    answer |= builder.ask("activate", number, {"names": names, "ports": described}, fds)
+                    ports = {(entry.port, entry.protocol): (entry.host_ip, entry.host_port) for entry, _ in listeners}
+            except BaseException as error:
+                builder.give_back(number, answer)
+                if isinstance(error, SandboxGone):
+                    self._abandon()
+                raise
+        return replace(builder.placement(number, spec, answer), ports=ports)
+
+    def _owner(self, spec: Spec) -> Sandbox | None:
+        """The sandbox whose network `spec` wants to join. Raises SetupError."""
+        if (name := spec.net.container) is None:
+            return None
+        box = self.names.get(name)
+        if box is None:
+            known = ", ".join(sorted(other for other, found in self.names.items() if found.open)) or "none"
+            raise SetupError(
+                f'net="container:{name}"', detail=f"no sandbox of the run has that name; there: {known}",
+                hint=f"make it before, with isolate_factory(name={name!r}) in a fixture that the test uses",
+            )  # fmt: skip
+        if not box.open or not box.alive():
+            raise SetupError(
+                f'net="container:{name}"', detail="that sandbox has ended",
+                hint="have the test use the fixture that makes it, so that it lives as long",
+            )  # fmt: skip
+        return box
+
+    def ask(self, what: str, number: int, about: dict[str, Any]) -> dict[str, Any]:
+        """A question about the network of a sandbox. Raises what it is answered with, or SandboxGone."""
+        if self._builder is None:
+            raise SandboxGone("the builder has ended")
+        return self._builder.ask(what, number, about)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the machine's networks, a sentence each."""
+        return tuple(self._builder.notes) if self._builder is not None else ()
 
     def released(self) -> None:
         """A sandbox was given back."""
@@ -128,8 +196,10 @@ class Pool:
         while builder is not None and len(self._orders) < self._depth:
             if (spec := next(self._expected, None)) is None:
                 return
+            if spec.net.mode == "container":  # whose it may not exist yet
+                continue
             wanted = spec.sandbox()
-            self._orders.append((self._order(builder, wanted), wanted, files_of(wanted)))
+            self._orders.append((self._order(builder, wanted, None), wanted, files_of(wanted), None))
 
     def facts(self) -> Facts:
         """Waits for the builder's greeting. Raises as `acquire`."""
@@ -151,10 +221,10 @@ class Pool:
             raise
         return builder
 
-    def _take_order(self, builder: BuilderProcess, wanted: Spec) -> int:
+    def _take_order(self, builder: BuilderProcess, wanted: Spec, join: int | None) -> int:
         files = files_of(wanted)
-        for index, (number, spec, then) in enumerate(self._orders):
-            if spec == wanted:
+        for index, (number, spec, then, joined) in enumerate(self._orders):
+            if spec == wanted and joined == join:
                 del self._orders[index]
                 if then == files:
                     return number
@@ -162,11 +232,11 @@ class Pool:
                 break
         while self._orders and len(self._orders) >= self._depth:  # they were for tests that never came
             builder.discard(self._orders.pop(0)[0])
-        return self._order(builder, wanted)
+        return self._order(builder, wanted, join)
 
-    def _order(self, builder: BuilderProcess, spec: Spec) -> int:
+    def _order(self, builder: BuilderProcess, spec: Spec, join: int | None) -> int:
         self._next += 1
-        builder.order(self._next, spec)
+        builder.order(self._next, spec, join)
         return self._next
 
     def _abandon(self) -> None:

@@ -38,6 +38,7 @@ class Process:
     Attributes:
         args: its argument list.
         pid: its process id outside.
+        pidfd: of it, until it is waited for.
         returncode: None while it runs, its exit status, or minus the signal that ended it.
         stdin, stdout, stderr: pipes where asked for.
     """
@@ -50,7 +51,7 @@ class Process:
         self._tick = tick
         self.returncode: int | None = None
         self.stdin, self.stdout, self.stderr = pipes
-        self._pidfd = os.pidfd_open(pid)
+        self.pidfd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
         """The return code if it has ended."""
@@ -64,7 +65,7 @@ class Process:
         """
         if self.returncode is None and (timeout is not None or self._tick is not None):
             deadline = None if timeout is None else time.monotonic() + timeout
-            while not select.select([self._pidfd], [], [], self._pause(deadline))[0]:
+            while not select.select([self.pidfd], [], [], self._pause(deadline))[0]:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise subprocess.TimeoutExpired(self.args, timeout or 0)
         while (code := self._reap(0)) is None:
@@ -84,14 +85,14 @@ class Process:
             pid, status = os.waitpid(self.pid, flags)
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
-                os.close(self._pidfd)
+                os.close(self.pidfd)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Nothing if it has ended."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self.pidfd, number)
 
     def communicate(self, data: bytes | None = None, timeout: float | None = None) -> tuple[bytes, bytes]:
         """Write `data` to stdin, read the pipes to their end, wait.
@@ -102,7 +103,7 @@ class Process:
             subprocess.TimeoutExpired
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        exchange = _Exchange(self, data or b"", self._pidfd if self.returncode is None else None)
+        exchange = _Exchange(self, data or b"", self.pidfd if self.returncode is None else None)
         while not exchange.done:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:

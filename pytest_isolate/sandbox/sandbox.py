@@ -7,18 +7,19 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
-from pytest_isolate.model.errors import SandboxGone, SetupError
+from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.model.usage import ProcessInfo, Usage
+from pytest_isolate.model.usage import Contacts, ProcessInfo, Usage
+from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
-from pytest_isolate.sandbox.inside import processes, refused_packets
+from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Placement:
         group: its cgroups, None where there are none.
         disk_path: a path inside that lies on the writable layer.
         entrance: the way in.
+        address: where it is on its bridge network, None on none.
+        ports: published ones: (port inside, protocol) to (host address, host port).
     """
 
     number: int
@@ -69,6 +72,8 @@ class Placement:
     group: Group | None
     disk_path: str
     entrance: Entrance
+    address: Address | None = None
+    ports: Mapping[tuple[int, str], tuple[str, int]] = field(default_factory=dict)
 
 
 class Sandbox:
@@ -82,19 +87,21 @@ class Sandbox:
     Args:
         spec: what it is asked to be.
         pool: where to get it from; None: one of its own.
+        name: under which others find it: on its network, and for ``net="container:NAME"``.
     """
 
-    def __init__(self, spec: Spec | None = None, *, pool: Pool | None = None) -> None:
+    def __init__(self, spec: Spec | None = None, *, pool: Pool | None = None, name: str | None = None) -> None:
         self.spec = spec or Spec()
+        self.name = name
         self._own_pool: Pool | None = None
         self._pool = pool
         self._placement: Placement | None = None
         self._sampled_peak: int | None = None
 
     @classmethod
-    def placed(cls, spec: Spec, pool: Pool, placement: Placement) -> Sandbox:
+    def placed(cls, spec: Spec, pool: Pool, placement: Placement, name: str | None = None) -> Sandbox:
         """The handle of a sandbox that `pool` has built."""
-        box = cls(spec, pool=pool)
+        box = cls(spec, pool=pool, name=name)
         box._placement = placement
         return box
 
@@ -106,10 +113,12 @@ class Sandbox:
             if self._pool is None:
                 self._pool = self._own_pool = Pool(depth=0)
             try:
-                self._placement = self._pool.place(self.spec)
+                self._placement = self._pool.place(self.spec, self.name)
             except BaseException:
                 self._close_own_pool()
                 raise
+            if self.name is not None:
+                self._pool.names[self.name] = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -136,6 +145,49 @@ class Sandbox:
     def init_pid(self) -> int:
         """The process id of its PID 1 outside."""
         return self._place.init_pid
+
+    @property
+    def open(self) -> bool:
+        """Whether it is in use: placed, and not given back."""
+        return self._placement is not None
+
+    @property
+    def address(self) -> Address | None:
+        """Where it is on its bridge network; None on none. A sandbox in another one's network has that one's address."""
+        return self._place.address
+
+    @property
+    def ports(self) -> Mapping[tuple[int, str], tuple[str, int]]:
+        """Published ports: (port inside, ``tcp`` or ``udp``) to (host address, host port)."""
+        return self._place.ports
+
+    def cut(self, other: Sandbox) -> None:
+        """Lose every packet between the two, silently, until `mend`. Raises SetupError if they aren't on one bridge network."""
+        self._partition("cut", other)
+
+    def mend(self, other: Sandbox) -> None:
+        """Undo `cut`. Raises SetupError."""
+        self._partition("mend", other)
+
+    def _partition(self, operation: str, other: Sandbox) -> None:
+        for box in (self, other):
+            if box.address is None:
+                raise SetupError(
+                    operation, box.name or str(box.number), detail=f'it is on no bridge network: net is "{box.spec.net}"',
+                    hint='make both with net="bridge"',
+                )  # fmt: skip
+        assert self._pool is not None
+        self._pool.ask(operation, self.number, {"m": other.number})
+
+    def contacts(self) -> Contacts | None:
+        """Which remote addresses it reached or was refused since the last call, by any program; None without a bridge network."""
+        if self.spec.net.mode != "bridge" or self._pool is None:
+            return None
+        traffic = interface_traffic(self.init_pid, INTERFACE)
+        if traffic is not None and not traffic["net_tx_packets"]:  # nobody need be asked
+            return Contacts()
+        told = self._pool.ask("contacts", self.number, {})["contacts"]
+        return sum(map(Contacts.from_json, told), Contacts())
 
     @property
     def group(self) -> Group | None:
@@ -222,6 +274,8 @@ class Sandbox:
         if self.sampler is not None:
             self._sample()
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
+        if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
+            usage = replace(usage, **traffic)
         if (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
@@ -303,6 +357,9 @@ class Sandbox:
         if self._placement is None:
             return
         self._signal_init()
+        if self._placement.ports and self.spec.net.mode == "bridge" and self._pool is not None:
+            with suppress(IsolateError):  # then the builder is gone, and the ports with it
+                self._pool.ask("unpublish", self.number, {})
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:

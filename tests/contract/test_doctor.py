@@ -31,7 +31,7 @@ DOCTOR = ("-m", "pytest_isolate", "doctor")
 
 NAMES = [
     "userns", "pid-namespace", "net-namespace", "uts-namespace", "ipc-namespace", "cgroup-namespace", "mounts", "proc", "overlay",
-    "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "sandbox",
+    "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "tbf", "netem", "sandbox",
 ]  # fmt: skip
 
 SPOILED = [

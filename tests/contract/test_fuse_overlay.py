@@ -138,7 +138,7 @@ def test_plan_says_which_trees_are_served(in_nested: Any) -> None:
         enter_run_namespace()
         mount("none", "/", "", MS_REC | MS_PRIVATE)
         root = HostRoot.prepare(workspace, rootless=True, places=(), trees=[here])
-        print(json.dumps(root.plan(Spec(), "").describe()))
+        print(json.dumps(root.plan(Spec()).describe()))
         os.chdir("/")
     """)
     assert any(line.startswith("fuse-overlayfs ") and "/twice " in line for line in notes)

@@ -74,7 +74,7 @@ def test_leftovers_are_named_and_fail_with_leak_fail(caller: Caller) -> None:
     [
         ("--memory=64megs", "megs"),
         ("--pids=0", "pids"),
-        ("--net=bridge", "none or host"),
+        ("--net=bridged", "none, host, container:NAME"),
         ("--writable=/", "writable"),
         ("--env=NOVALUE", "NAME=VALUE"),
     ],

@@ -17,7 +17,8 @@ DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-p", "xdist", "-n", "2")], 
 
 TYPED = {
     "cpu": ("20%", 0.2), "memory": ("64MiB", 64 << 20), "swap": ("0", 0), "pids": ("9", 9), "disk": ("1MiB", 1 << 20),
-    "io": ("read=1MB/s,path=data", {"read": 1_000_000, "write": None, "path": "{base}/data"}), "net": ("host", "host"), "timeout": ("5s", 5.0),
+    "io": ("read=1MB/s,path=data", {"read": 1_000_000, "write": None, "path": "{base}/data"}), "net": ("bridge,network=db", {"mode": "bridge", "network": "db"}),
+    "bandwidth": ("10mbit", {"rx": 10_000_000, "tx": 10_000_000, "delay": None, "jitter": None, "loss": None}), "forward": ("none", "none"), "timeout": ("5s", 5.0),
     "hostname": ("box", "box"), "user": ("root", "root"), "fixtures": ("inside", "inside"), "leak": ("fail", "fail"),
 }  # fmt: skip
 """Text and value of the keys that aren't lists; `rootfs` has one value only, its default."""
@@ -44,13 +45,14 @@ def spec(pytester: pytest.Pytester, *args: str) -> dict[str, object]:
 
 def expected(pytester: pytest.Pytester) -> dict[str, object]:
     values: dict[str, object] = {key: value for key, (_, value) in TYPED.items()}
+    values["publish"] = ({"port": 80, "host_port": 0, "host_ip": "127.0.0.1", "protocol": "tcp"},)
     values["io"] = {"read": 1_000_000, "write": None, "path": f"{pytester.path}/data"}
     return values
 
 
 def test_there_is_an_option_and_an_ini_key_for_every_key() -> None:
     assert [key.name for key in everywhere()] == list(KEYS)
-    assert {*TYPED, "rootfs", "writable", "hide", "env"} == set(KEYS)
+    assert {*TYPED, "rootfs", "writable", "hide", "env", "publish"} == set(KEYS)
 
 
 def test_every_option_is_read(suite: pytest.Pytester) -> None:
@@ -60,6 +62,7 @@ def test_every_option_is_read(suite: pytest.Pytester) -> None:
         "/b c",
         "--isolate-hide=~/x",
         "--isolate-env=A=1",
+        "--isolate-publish=80",
         "--isolate-env=B=x=y",
     )
     found = spec(suite, *(f"--isolate-{key}={text}" for key, (text, _) in TYPED.items()), "--isolate-rootfs=host", *lists)
@@ -76,7 +79,7 @@ def test_every_ini_key_is_read_and_paths_start_at_the_ini_file(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     lines = [f"isolate_{key} = {text}" for key, (text, _) in TYPED.items()]
-    lists = ["isolate_writable = a '/b c'", "isolate_hide = /etc/x", "isolate_env =", "  A=1", "  B=x=y"]
+    lists = ["isolate_writable = a '/b c'", "isolate_hide = /etc/x", "isolate_env =", "  A=1", "  B=x=y", "isolate_publish = 80"]
     section = "[tool:pytest]" if name == "setup.cfg" else "[pytest]"
     (suite.path / name).write_text("\n".join([section, *lines, *lists]))
     sub = suite.mkdir("sub")
@@ -92,7 +95,12 @@ def test_every_ini_key_is_read_and_paths_start_at_the_ini_file(
 
 def test_every_ini_key_is_read_from_pyproject_toml(suite: pytest.Pytester) -> None:
     lines = [f'isolate_{key} = "{text}"' for key, (text, _) in TYPED.items()]
-    lists = ['isolate_writable = ["a", "/b c"]', 'isolate_hide = ["/etc/x"]', 'isolate_env = ["A=1", "B=x=y"]']
+    lists = [
+        'isolate_writable = ["a", "/b c"]',
+        'isolate_hide = ["/etc/x"]',
+        'isolate_env = ["A=1", "B=x=y"]',
+        'isolate_publish = ["80"]',
+    ]
     suite.makepyprojecttoml("\n".join(["[tool.pytest.ini_options]", *lines, *lists]))
     assert spec(suite) == {
         **expected(suite),
@@ -180,7 +188,7 @@ BAD_INI = """
 isolate_cpu = 0
 isolate_memory = 64MiB
 isolate_pids = many
-isolate_net = bridge
+isolate_net = bridged
 isolate_profile = lax
 isolate_missing = ignore
 isolate_top = few
@@ -207,7 +215,7 @@ def test_everything_wrong_is_said_at_once_and_nothing_is_collected(
         "command line: --isolate-cgroup: '../x' names no cgroup directory",
         "tox.ini: isolate_cpu: '0' is less than 1% of a CPU",
         "tox.ini: isolate_pids: 'many' is not a whole number; accepted: whole number, at least 1",
-        "tox.ini: isolate_net: 'bridge' is not accepted; accepted: none or host",
+        "tox.ini: isolate_net: 'bridged' is no network mode; accepted: none, host, container:NAME, or bridge,network=NAME,internal,subnet=CIDR,ip=ADDRESS,alias=NAME,mac=ADDRESS,mtu=BYTES,ipv6",
         "tox.ini: isolate_profile: no profile 'lax'",
         "tox.ini: isolate_all: ",
         "tox.ini: isolate_cup: no such ini key; accepted: isolate_cpu",

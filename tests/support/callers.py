@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import json, os, signal, socket, subprocess, sys, threading, time
 from pytest_isolate.model.errors import *
+from pytest_isolate.model.parse import parse_key
 from pytest_isolate.model.spec import IoLimit, Spec
 from pytest_isolate.sandbox import Pool, Sandbox
 
@@ -36,8 +37,10 @@ PYTHON = sys.executable
 def tell(value):
     print(json.dumps(value), flush=True)
 
-def box(**spec):
-    return Sandbox(Spec(**spec), pool=POOL)
+def box(name=None, **spec):
+    # The keys of networks as they are typed, the rest as the library takes it.
+    spec |= {key: parse_key(key, spec[key], "/") for key in ("net", "publish", "bandwidth") if key in spec}
+    return Sandbox(Spec(**spec), pool=POOL, name=name)
 
 def inside(code, *args, **spec):
     # what Python code prints inside a sandbox, as JSON

@@ -174,7 +174,7 @@ def _box(job: dict[str, Any], root: HostRoot, identity: Identity, box: str, repo
     spec = Spec.from_json(job["spec"])
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     start = perf_counter()
-    plan = root.plan(spec, box)
+    plan = root.plan(spec)
     timed("plan", start)
     report["plan"] = plan.describe()
     start = perf_counter()

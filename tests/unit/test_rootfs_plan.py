@@ -81,8 +81,8 @@ def test_plan_describes_both_halves_and_its_notes() -> None:
 
 
 def test_plan_pickles_and_compares() -> None:
-    plan = root().plan(Spec(), "1")
-    assert pickle.loads(pickle.dumps(plan)) == plan == root().plan(Spec(), "2")
+    plan = root().plan(Spec())
+    assert pickle.loads(pickle.dumps(plan)) == plan == root().plan(Spec())
 
 
 def test_failed_operation_names_step_path_errno_and_remedy(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_within_compares_whole_components(path: str, tree: str, *, answer: bool)
 
 
 def test_root_plan_mounts_the_tree_outside_and_its_own_file_systems_inside() -> None:
-    plan = root().plan(Spec(disk=1 << 20), "1")
+    plan = root().plan(Spec(disk=1 << 20))
     assert [type(step) for step in plan.outside] == [Upper, Overlay, Overlay, Bind, Bind]
     assert [type(step) for step in plan.inside] == [EnterRoot, FileSystem, FileSystem, PivotRoot]
     upper = plan.outside[0]
@@ -139,7 +139,7 @@ def test_root_plan_mounts_the_tree_outside_and_its_own_file_systems_inside() -> 
 
 
 def test_rootless_plan_does_everything_inside() -> None:
-    plan = root(Trees((Layer("/tmp", Directory(0o1777), f"{HOST}/tmp"),), ()), rootless=True).plan(Spec(), "1")
+    plan = root(Trees((Layer("/tmp", Directory(0o1777), f"{HOST}/tmp"),), ()), rootless=True).plan(Spec())
     assert plan.outside == ()
     assert [type(step) for step in plan.inside][:3] == [EnterRoot, Upper, Overlay]
     assert isinstance(plan.inside[-1], PivotRoot)
@@ -149,7 +149,7 @@ def test_rootless_plan_does_everything_inside() -> None:
 
 
 def test_host_network_binds_the_hosts_sysfs_instead_of_a_fresh_one() -> None:
-    plan = root().plan(Spec(net=Net("host")), "1")
+    plan = root().plan(Spec(net=Net("host")))
     assert "sysfs" not in [step.fstype for step in plan.inside if isinstance(step, FileSystem)]
     assert Bind("/sys", "/sys", recursive=False, readonly=True) in plan.outside
 
@@ -158,14 +158,14 @@ def test_shallow_paths_come_before_what_lies_in_them(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "c"
     deep.mkdir(parents=True)
     spec = Spec(writable=(str(deep), str(tmp_path / "a")), hide=(str(tmp_path),))
-    plan = root(places=(str(deep.parent),)).plan(spec, "1")
+    plan = root(places=(str(deep.parent),)).plan(spec)
     targets = [step.target for step in plan.outside if isinstance(step, (Overlay, Bind, Hide)) and step.target != "/dev"]
     assert targets == sorted(targets, key=depth)
     assert targets.index(str(tmp_path)) < targets.index(str(tmp_path / "a")) < targets.index(str(deep))
 
 
 def test_layer_below_a_writable_path_is_not_mounted() -> None:
-    plan = root(Trees((*LAYERS.layers, Layer("/usr/bin", PLAIN, f"{HOST}/usr/bin")), ())).plan(Spec(writable=("/usr",)), "1")
+    plan = root(Trees((*LAYERS.layers, Layer("/usr/bin", PLAIN, f"{HOST}/usr/bin")), ())).plan(Spec(writable=("/usr",)))
     overlays = [step for step in plan.outside if isinstance(step, Overlay)]
     assert [(step.target, step.number) for step in overlays] == [("/", 0), ("/home", 1)]
 
@@ -173,19 +173,19 @@ def test_layer_below_a_writable_path_is_not_mounted() -> None:
 def test_symbolic_link_in_a_path_of_the_spec_is_resolved(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    plan = root().plan(Spec(writable=(str(tmp_path / "link"),)), "1")
+    plan = root().plan(Spec(writable=(str(tmp_path / "link"),)))
     assert str(tmp_path / "real") in [step.target for step in plan.outside]
 
 
 def test_path_listed_twice_is_bound_once(tmp_path: Path) -> None:
-    plan = root(places=(str(tmp_path),)).plan(Spec(writable=(str(tmp_path),)), "1")
+    plan = root(places=(str(tmp_path),)).plan(Spec(writable=(str(tmp_path),)))
     assert [step.target for step in plan.outside].count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("key", ["writable", "hide"])
 def test_missing_path_is_told_before_anything_is_mounted(key: str) -> None:
     with pytest.raises(SetupError) as caught:
-        root().plan(Spec(**{key: ("/no/such path",)}), "1")
+        root().plan(Spec(**{key: ("/no/such path",)}))
     assert (caught.value.step, caught.value.path, caught.value.errno) == (f"{key}=", "/no/such path", errno.ENOENT)
 
 
@@ -194,8 +194,8 @@ def test_socket_is_masked_unless_writable(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.chdir(tmp_path)
         listener.bind("s")
         path = str(tmp_path / "s")
-        masked = [step.target for step in root(sockets=(path,)).plan(Spec(), "1").outside if isinstance(step, Hide)]
-        allowed = root(sockets=(path,)).plan(Spec(writable=(path,)), "1").outside
+        masked = [step.target for step in root(sockets=(path,)).plan(Spec()).outside if isinstance(step, Hide)]
+        allowed = root(sockets=(path,)).plan(Spec(writable=(path,))).outside
     assert masked == [path]
     assert not [step for step in allowed if isinstance(step, Hide)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,61 @@ def test_line_asks_and_gets_the_answer_also_of_a_large_question() -> None:
         inbox.drain()
         frame = inbox.next()
     assert len(frame["text"]) == 1_000_000
-    send(ours, encode({"answer": (1, 2)})[0])
+    send(ours, encode({"answer": (1, 2), "id": frame["id"]})[0])
     thread.join()
-    assert answers == [{"answer": (1, 2)}]
+    assert answers == [{"answer": (1, 2), "id": frame["id"]}]
     os.close(ours)
     with pytest.raises(EOFError):
         line.receive()
+    os.close(theirs)
+
+
+def test_each_of_many_threads_gets_its_own_answer_in_whatever_order_they_come() -> None:
+    ours, theirs = pair()
+    inbox, line = Inbox(ours), Line(theirs)
+    answers: dict[int, Any] = {}
+
+    def ask(number: int) -> None:
+        answers[number] = line.ask({"question": number})["answer"]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    asked = []
+    while len(asked) < len(threads):
+        inbox.drain()
+        while (frame := inbox.next()) is not None:
+            asked.append(frame)
+    send(ours, encode({"turn": True})[0])
+    for frame in reversed(asked):
+        send(ours, encode({"answer": frame["question"], "id": frame["id"]})[0])
+    for thread in threads:
+        thread.join(10)
+    assert answers == {number: number for number in range(20)}
+    assert line.receive() == {"turn": True}
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_answer_to_an_interrupted_question_is_taken_for_no_other() -> None:
+    ours, theirs = pair()
+    line = Line(theirs)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            line.ask({"question": 1})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    send(ours, encode({"answer": "late", "id": 1})[0])
+    send(ours, encode({"answer": "in time", "id": 2})[0])
+    assert line.ask({"question": 2})["answer"] == "in time"
+    os.close(ours)
     os.close(theirs)
 
 

@@ -1,0 +1,316 @@
+"""The hub: the process that holds the bridge networks of a run, in a network namespace of its own.
+
+It is a fork of the builder, not an exec'ed program: an unprivileged user's builder has its capabilities in the run's user
+namespace, and an exec would lose them. pyroute2, whose import takes a tenth of a second and megabytes, is loaded only here.
+When the hub ends, the kernel takes down its namespace, and with it bridges, links and rules; so it ends when the builder does.
+
+Three threads: this one wires, in the run's namespace; the name server's was started before the namespace was entered, so what it asks
+leaves from the host's; the relay of published ports connects from the run's.
+
+Messages in:  {"op": "network", net}; {"op": "attach", "n", "net", "bandwidth"} with the sandbox's namespace; {"op": "activate", "n", "names", "ports"}
+with listening sockets; {"op": "release", "n"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
+Messages out: one to each but release: the answer, or {"error"}
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+from pytest_isolate.kernel.channel import Channel
+from pytest_isolate.kernel.namespaces import CLONE_NEWNET, loopback_up
+from pytest_isolate.kernel.rtnetlink import Route
+from pytest_isolate.kernel.syscalls import unshare
+from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.net import Bandwidth, Net
+
+__all__ = ["NAME", "run_hub"]
+
+NAME: Final = "isolate-network"
+"""As ps(1) shows it: 15 bytes at most."""
+
+_DNS: Final = 53
+
+
+class Hub:
+    """The networks of one run.
+
+    Args:
+        channel: to the builder.
+        run: its name.
+        rootless: the caller's capabilities hold in a user namespace only.
+        uplink: how to reach the outside: ``auto``, or a kind of `open_uplink`.
+    """
+
+    def __init__(self, channel: Channel, run: str, *, rootless: bool, uplink: str) -> None:
+        from pyroute2 import IPRoute
+
+        from pytest_isolate.network.bridge import use_ipv6
+        from pytest_isolate.network.host_thread import HostThread
+        from pytest_isolate.network.names import NameServer, host_upstreams
+        from pytest_isolate.network.relay import Relay
+
+        self._channel = channel
+        self._run, self._rootless, self._wanted = run, rootless, uplink
+        self._host = IPRoute()
+        self._outside = HostThread()
+        self._names = NameServer(host_upstreams())
+        unshare(CLONE_NEWNET)
+        loopback_up()
+        self._rt, self._route = IPRoute(), Route()
+        use_ipv6("default", on=False)
+        self._relay = Relay()
+        self._relay.start()
+        self._networks: dict[str, tuple[int, Any]] = {}
+        self._claims: list[Any] = []
+        self._watch: Any = None
+        self._next = 0
+        self._of: dict[int, str] = {}
+        self._uplink: Any = None
+
+    def serve(self, builder: int) -> None:
+        """Until the builder closes the channel or ends. `builder` is its pidfd."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(builder, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._channel.fileno() not in ready or (received := self._channel.receive()) is None:
+                return
+            message, fds = received
+            try:
+                if (answer := self._answer(message, fds)) is not None:
+                    self._channel.send(answer)
+            finally:
+                for fd in fds:
+                    with suppress(OSError):  # the relay has it now
+                        os.close(fd)
+
+    def _answer(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any] | None:
+        operations: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any] | None]] = {
+            "network": self._network,
+            "attach": self._attach,
+            "activate": self._activate,
+            "release": self._release,
+            "contacts": self._contacts,
+            "unpublish": self._unpublish,
+            "cut": self._partition,
+            "mend": self._partition,
+        }
+        try:
+            return operations[message["op"]](message, fds)
+        except IsolateError as error:
+            known: IsolateError = error
+        except OSError as error:
+            known = SetupError.from_os_error("wire a network", error)
+        except Exception as error:  # noqa: BLE001 - the other sandboxes keep their networks, whatever went wrong with this one
+            known = SetupError("wire a network", detail=repr(error))
+        return {"error": known.to_json()}
+
+    # --- networks ---
+
+    def _network(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        del fds
+        _number, network = self._known(Net.from_json(message["net"]))
+        notes = self._uplink.notes if self._uplink is not None else ()
+        return {"gateway": str(network.pool.gateway), "notes": [f"bridge networks: {note}" for note in notes]}
+
+    def _known(self, net: Net) -> tuple[int, Any]:
+        name = str(net.network)
+        if name not in self._networks:
+            self._networks[name] = self._create(name, net)
+        self._networks[name][1].refuse_other(net)
+        return self._networks[name]
+
+    def _create(self, name: str, net: Net) -> tuple[int, Any]:
+        from pytest_isolate.network.addresses import claim, host_networks, unique_local
+        from pytest_isolate.network.bridge import Network
+        from pytest_isolate.network.routing import forward_packets, lead_out, separate
+
+        number = self._next
+        self._next += 1
+        if not net.internal:
+            self._open_uplink()
+        claimed = claim(host_networks(self._host), _subnet_of(net), run=self._run)
+        try:
+            subnet6 = unique_local(self._run, name) if net.ipv6 else None
+            network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
+            try:
+                separate(self._rt, number, network, list(self._networks.values()))
+                if not net.internal:
+                    forward_packets(ipv6=net.ipv6)
+                    self._uplink.admit(claimed.subnet, subnet6)
+                    lead_out(self._rt, number, network)
+                self._serve_names(network, recurse=not net.internal)
+                self._watch_over(network)
+            except BaseException:
+                network.remove()
+                raise
+        except BaseException:
+            claimed.release()
+            raise
+        self._claims.append(claimed)
+        return number, network
+
+    def _open_uplink(self) -> None:
+        from pytest_isolate.network.bridge import use_ipv6
+        from pytest_isolate.network.uplink import open_uplink
+
+        if self._uplink is None:
+            use_ipv6("default", on=True)
+            self._uplink = open_uplink(
+                self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted, outside=self._outside
+            )
+            use_ipv6("default", on=False)
+
+    def _serve_names(self, network: Any, *, recurse: bool) -> None:
+        address = (str(network.pool.gateway), _DNS)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(address)
+        tcp = socket.create_server(address)
+        self._names.serve(network.name, udp, tcp, recurse=recurse)
+
+    def _watch_over(self, network: Any) -> None:
+        from pytest_isolate.network.watch import Watch
+
+        gateways = [address for address in (str(network.pool.gateway), network.gateway6) if address is not None]
+        if self._watch is None:
+            self._watch = Watch(network.interface, gateways)
+        else:
+            self._watch.add(network.interface, gateways)
+
+    # --- sandboxes ---
+
+    def _attach(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        net = Net.from_json(message["net"])
+        quality = Bandwidth.from_json(message["bandwidth"]) if message["bandwidth"] else None
+        _number, network = self._known(net)
+
+        address = network.attach(message["n"], net, fds[0], _shaper(quality) if quality is not None else None)
+        self._of[message["n"]] = network.name
+        for own in _addresses(network.links[message["n"]]):
+            self._watch.take(own)  # what its former holder did
+        return {"address": address.to_json()}
+
+    def _activate(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """The sandbox is handed out: from now on it has its names and published ports."""
+        number = message["n"]
+        link = self._link(number)
+        link.names = tuple(name.lower() for name in message["names"])
+        if link.names:
+            self._names.add(self._of[number], link.names, _addresses(link))
+        for fd, (port, family) in zip(list(fds), message["ports"], strict=True):
+            target = link.address.ip if family == socket.AF_INET or link.address.ip6 is None else link.address.ip6
+            self._relay.open(_key(number, fd), socket.socket(fileno=os.dup(fd)), (target, port))
+            link.published.append(_key(number, fd))
+        return {}
+
+    def _release(self, message: dict[str, Any], fds: list[int]) -> None:
+        del fds
+        number = message["n"]
+        name = self._of.pop(number, None)
+        if name is None:
+            return
+        _, network = self._networks[name]
+        link = network.detach(number)
+        if link is not None:
+            if link.names:
+                self._names.remove(name, link.names, _addresses(link))
+            self._close_ports(link)
+
+    def _unpublish(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        """The sandbox is given back; the host's ports are free when this is answered."""
+        del fds
+        self._close_ports(self._link(message["n"]))
+        return {}
+
+    def _close_ports(self, link: Any) -> None:
+        for key in link.published:
+            self._relay.close(key)
+        link.published.clear()
+
+    def _link(self, number: int) -> Any:
+        name = self._of.get(number)
+        if name is None:
+            raise SetupError("find a sandbox on its network", str(number), detail="it has ended")
+        return self._networks[name][1].links[number]
+
+    def _contacts(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        del fds
+        link = self._link(message["n"])
+        told = [self._watch.take(address) for address in _addresses(link)]
+        return {"contacts": [contacts.to_json() for contacts in told]}
+
+    def _partition(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        from pytest_isolate.network.bridge import INTERFACE_INDEX, inside, kernel_refused
+        from pytest_isolate.network.partition import cut, mend
+
+        one, other = self._link(message["n"]), self._link(message["m"])
+        if one.address.network != other.address.network:
+            raise SetupError(
+                "partition", detail=f"they are on different networks, {one.address.network!r} and {other.address.network!r}",
+                hint="networks of a run can't reach each other anyway",
+            )  # fmt: skip
+        change = cut if message["op"] == "cut" else mend
+        for namespace, peer in zip(fds, (other, one), strict=True):
+            with kernel_refused(message["op"], peer.address.ip), inside(namespace) as rt:
+                change(rt, INTERFACE_INDEX, _addresses(peer))
+        return {}
+
+    def close(self) -> None:
+        """Give back what the kernel doesn't take back by itself."""
+        if self._uplink is not None:
+            with suppress(IsolateError, OSError):
+                self._uplink.close()
+        for claimed in self._claims:
+            with suppress(OSError):
+                claimed.release()
+
+
+def _shaper(quality: Bandwidth) -> Callable[[Any, int, str], None]:
+    from pytest_isolate.network.shaping import shape
+
+    return lambda rt, index, direction: shape(rt, index, getattr(quality, direction), quality)
+
+
+def _subnet_of(net: Net) -> ipaddress.IPv4Network | None:
+    """The subnet that was asked for; around a fixed address without one, its /24."""
+    if net.subnet is not None:
+        return ipaddress.IPv4Network(net.subnet)
+    if net.ip is not None:
+        return ipaddress.IPv4Network((net.ip, 24), strict=False)
+    return None
+
+
+def _addresses(link: Any) -> list[str]:
+    return [link.address.ip, *([link.address.ip6] if link.address.ip6 is not None else [])]
+
+
+def _key(number: int, fd: int) -> str:
+    return f"{number}/{fd}"
+
+
+def run_hub(channel: Channel, builder: int, run: str, *, rootless: bool, uplink: str) -> NoReturn:
+    """The hub's life, in a fresh fork of the builder. Never returns. `builder` is the builder's pidfd."""
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(NAME)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the builder ignores it, and subprocess wants to wait
+    try:
+        hub = Hub(channel, run, rootless=rootless, uplink=uplink)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the builder must hear of it
+        known = error if isinstance(error, IsolateError) else SetupError("start the network's process", detail=repr(error))
+        channel.send({"error": known.to_json()})
+        os._exit(1)
+    try:
+        channel.send({"ready": True})
+        hub.serve(builder)
+    finally:
+        with suppress(BaseException):
+            hub.close()
+        os._exit(0)
