@@ -27,7 +27,7 @@ from socket import (
 )
 from typing import Final, Literal
 
-__all__ = ["InetSocket", "descendants", "in_tables", "inodes", "of_descriptor", "same_network", "socket_inode"]
+__all__ = ["InetSocket", "descendants", "in_tables", "inodes", "of_descriptor", "plain", "same_network", "socket_inode"]
 
 Kind = Literal["tcp", "udp"]
 
@@ -93,7 +93,7 @@ def _described(sock: socket, inode: int) -> InetSocket | None:
         return None
     remote = _peer(sock)
     v6only = bool(sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY)) if sock.family == AF_INET6 else None
-    return InetSocket(inode, kind, _plain(host), port, remote, serves and not remote, v6only)
+    return InetSocket(inode, kind, plain(host), port, remote, serves and not remote, v6only)
 
 
 def _peer(sock: socket) -> str:
@@ -101,7 +101,7 @@ def _peer(sock: socket) -> str:
         host, port = sock.getpeername()[:2]
     except OSError:
         return ""
-    return _joined(_plain(host), port)
+    return _joined(plain(host), port)
 
 
 def in_tables(wanted: Collection[int] | None = None, process: str = "self") -> list[InetSocket]:
@@ -177,10 +177,11 @@ def _address(text: str) -> tuple[str, int]:
     host, _, port = text.partition(":")
     words = struct.unpack(f">{len(host) // 8}I", bytes.fromhex(host))
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    return _plain(str(ipaddress.ip_address(packed))), int(port, 16)
+    return plain(str(ipaddress.ip_address(packed))), int(port, 16)
 
 
-def _plain(host: str) -> str:
+def plain(host: str) -> str:
+    """An address as text; an IPv4 one in IPv6's form as IPv4."""
     address = ipaddress.ip_address(host)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

@@ -38,17 +38,16 @@ class Forwarder:
             return Forwarding(servers, None, "", f"the forwarder could not be started: {error.strerror}")
 
     def _with_key(self) -> tuple[ForwarderProcess, str]:
+        words = ""
         for _ in range(2):
             if self._process is None:
                 self._process = ForwarderProcess()
             key = self._process.new_key()
             if self._process.alive:
-                break
+                return self._process, key
             words = self._process.last_words()
             self.end()
-        else:
-            raise OSError(0, words or "it ended")
-        return self._process, key
+        raise OSError(0, words or "it ended at once")
 
     def leave(self) -> None:
         """In a test process: nothing of the forwarder stays open in it."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from pytest_isolate.kernel.inet_sockets import InetSocket, descendants, in_tables, inodes, of_descriptor, same_network
+from pytest_isolate.kernel.inet_sockets import InetSocket, descendants, inodes, of_descriptor, same_network
+from pytest_isolate.kernel.sock_diag import serving
 from pytest_isolate.network.forwards import Forward, forwards_of
 from pytest_isolate.plugin import wide
 from pytest_isolate.plugin.witness import SetUp, Witness, open_fds
@@ -40,9 +41,9 @@ class Server:
 
 
 def servers(witness: Witness, item: pytest.Item) -> list[Server]:
-    """Those of the item's fixtures, each address once. Nothing is looked up where no fixture holds anything."""
+    """Those of the item's fixtures, each address once. Nothing is looked up where none of them holds anything."""
     set_ups = witness.set_ups
-    if not set_ups:
+    if not {fixture.argname for fixture in set_ups}.intersection(getattr(item, "fixturenames", ())):
         return []
     found: dict[Forward, Server] = {}
     for fixture in _counted(item, set_ups):
@@ -84,7 +85,7 @@ def _of_children(set_up: SetUp) -> Iterator[tuple[InetSocket, Collection[InetSoc
     theirs = {inode for pid in alive if same_network(pid) for inode in inodes(pid)}
     if not theirs:
         return
-    table = in_tables()
-    if found := [sock for sock in table if sock.inode in theirs and sock.serves]:
+    there = serving()
+    if found := [sock for sock in there if sock.inode in theirs]:
         inherited = inodes("self")
-        yield from ((sock, table) for sock in found if sock.inode not in inherited)
+        yield from ((sock, there) for sock in found if sock.inode not in inherited)

@@ -456,6 +456,64 @@ class TestOverride:
     assert not done.failed(), done.output
 
 
+@EVERY_WAY
+def test_every_network_of_its_own_has_them(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Also where tests share a network one after the other: the address is free again when the next one begins."""
+    pytester.makepyfile(
+        SERVERS
+        + """
+@pytest.fixture(scope="session")
+def box(isolate_factory):
+    return isolate_factory(name="box")
+
+@pytest.mark.isolate(net="container:box")
+@pytest.mark.parametrize("number", range(5))
+def test_container(box, http_server, udp_server, number):
+    assert get(http_server)
+
+@pytest.mark.isolate(net={"internal": True})
+@pytest.mark.parametrize("number", range(2))
+def test_bridge(http_server, number):
+    assert get(http_server)
+    assert [name for _, name in socket.if_nameindex()] == ["lo", "eth0"]
+"""
+    )
+    done = run(pytester, monkeypatch, how=how)
+    assert not done.failed(), done.output
+    done.result.assert_outcomes(passed=7)
+
+
+def test_server_on_the_event_loop_of_the_tests(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread runs it outside: the copy of the loop that the test has accepts what comes back through the forwarder."""
+    pytester.makepyfile(
+        """
+        import asyncio, os, pytest, pytest_asyncio
+
+        @pytest_asyncio.fixture(scope="session", loop_scope="session")
+        async def server():
+            async def echo(reader, writer):
+                writer.write(b"%d " % os.getpid() + await reader.readline())
+                await writer.drain()
+                writer.close()
+            server = await asyncio.start_server(echo, "127.0.0.1", 0)
+            yield server.sockets[0].getsockname()
+            server.close()
+
+        @pytest.mark.isolate(timeout="20s")
+        @pytest.mark.asyncio(loop_scope="session")
+        @pytest.mark.parametrize("number", range(2))
+        async def test_it(server, number):
+            reader, writer = await asyncio.open_connection(*server)
+            writer.write(b"line\\n")
+            assert await reader.read() == b"%d line\\n" % os.getpid()
+            writer.close()
+        """
+    )
+    done = run(pytester, monkeypatch, "-p", "pytest_asyncio.plugin")
+    assert not done.failed(), done.output
+    assert len({report.name for report in done}) == 2
+
+
 def test_forwarder_that_is_killed_costs_one_test_its_servers(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makeconftest(
         """

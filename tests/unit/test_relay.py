@@ -167,9 +167,8 @@ def test_target_that_refuses_is_a_reset(relay: Relay, stack: ExitStack) -> None:
         listener = tcp(stack)
         at = address(listener)
         relay.open("key", listener, address(bound))
-        conn = connect(stack, at)
         with pytest.raises(ConnectionResetError):
-            conn.recv(1)
+            connect(stack, at).recv(1)
 
 
 def test_what_came_before_the_relay_is_served(relay: Relay, stack: ExitStack) -> None:
