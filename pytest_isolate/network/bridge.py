@@ -177,6 +177,11 @@ class Network:
     def gateway6(self) -> str | None:
         return str(self.subnet6[1]) if self.subnet6 is not None else None
 
+    def remove(self) -> None:
+        """Take the bridge down, because the network came to nothing."""
+        with suppress(NetlinkError, OSError):
+            self.rt.link("del", index=self.index)
+
     def refuse_other(self, net: Net) -> None:
         """Raises SetupError where `net` wants this network to be another one than its first user made it."""
         for what in ("internal", "ipv6", "subnet"):

@@ -52,12 +52,14 @@ class Hub:
         from pyroute2 import IPRoute
 
         from pytest_isolate.network.bridge import use_ipv6
+        from pytest_isolate.network.host_thread import HostThread
         from pytest_isolate.network.names import NameServer, host_upstreams
         from pytest_isolate.network.relay import Relay
 
         self._channel = channel
         self._run, self._rootless, self._wanted = run, rootless, uplink
         self._host = IPRoute()
+        self._outside = HostThread()
         self._names = NameServer(host_upstreams())
         unshare(CLONE_NEWNET)
         loopback_up()
@@ -68,6 +70,7 @@ class Hub:
         self._networks: dict[str, tuple[int, Any]] = {}
         self._claims: list[Any] = []
         self._watch: Any = None
+        self._next = 0
         self._of: dict[int, str] = {}
         self._uplink: Any = None
 
@@ -115,7 +118,8 @@ class Hub:
     def _network(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         del fds
         _number, network = self._known(Net.from_json(message["net"]))
-        return {"gateway": str(network.pool.gateway), "gateway6": network.gateway6}
+        notes = self._uplink.notes if self._uplink is not None else ()
+        return {"gateway": str(network.pool.gateway), "notes": [f"bridge networks: {note}" for note in notes]}
 
     def _known(self, net: Net) -> tuple[int, Any]:
         name = str(net.network)
@@ -127,25 +131,31 @@ class Hub:
     def _create(self, name: str, net: Net) -> tuple[int, Any]:
         from pytest_isolate.network.addresses import claim, host_networks, unique_local
         from pytest_isolate.network.bridge import Network
-        from pytest_isolate.network.routing import forward_packets, separate
+        from pytest_isolate.network.routing import forward_packets, lead_out, separate
 
-        number = len(self._networks)
+        number = self._next
+        self._next += 1
         if not net.internal:
             self._open_uplink()
-        wanted = _subnet_of(net)
-        claimed = claim(host_networks(self._host), wanted)
+        claimed = claim(host_networks(self._host), _subnet_of(net), run=self._run)
+        try:
+            subnet6 = unique_local(self._run, name) if net.ipv6 else None
+            network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
+            try:
+                separate(self._rt, number, network, list(self._networks.values()))
+                if not net.internal:
+                    forward_packets(ipv6=net.ipv6)
+                    self._uplink.admit(claimed.subnet, subnet6)
+                    lead_out(self._rt, number, network)
+                self._serve_names(network, recurse=not net.internal)
+                self._watch_over(network)
+            except BaseException:
+                network.remove()
+                raise
+        except BaseException:
+            claimed.release()
+            raise
         self._claims.append(claimed)
-        subnet6 = unique_local(self._run, name) if net.ipv6 else None
-        network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
-        separate(self._rt, number, network, list(self._networks.values()))
-        if not net.internal:
-            from pytest_isolate.network.routing import lead_out
-
-            forward_packets(ipv6=net.ipv6)
-            self._uplink.admit(claimed.subnet, subnet6)
-            lead_out(self._rt, number, network)
-        self._serve_names(network, recurse=not net.internal)
-        self._watch_over(network)
         return number, network
 
     def _open_uplink(self) -> None:
@@ -154,7 +164,9 @@ class Hub:
 
         if self._uplink is None:
             use_ipv6("default", on=True)
-            self._uplink = open_uplink(self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted)
+            self._uplink = open_uplink(
+                self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted, outside=self._outside
+            )
             use_ipv6("default", on=False)
 
     def _serve_names(self, network: Any, *, recurse: bool) -> None:

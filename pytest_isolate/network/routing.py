@@ -15,6 +15,7 @@ from pytest_isolate.network.bridge import Network, kernel_refused
 
 __all__ = ["forward_packets", "lead_out", "separate"]
 
+_MAIN: Final = 254
 _TABLE: Final = 1000
 _PRIORITY: Final = 1000
 _FAMILIES: Final = (2, 10)
@@ -53,10 +54,11 @@ def lead_out(rt: IPRoute, number: int, network: Network) -> None:
     """Give `network` the default route that the run's namespace has through its uplink. Raises SetupError."""
     with kernel_refused("route network", network.name):
         for family in _families(network):
-            for route in rt.get_default_routes(family=family, table=254):
-                gateway, oif = route.get_attr("RTA_GATEWAY"), route.get_attr("RTA_OIF")
-                kwargs = {"gateway": gateway} if gateway else {}
-                rt.route("add", family=family, dst="default", oif=oif, table=_TABLE + number, **kwargs)
+            for route in rt.get_default_routes(family=family):
+                if route.get_attr("RTA_TABLE") == _MAIN:
+                    gateway, oif = route.get_attr("RTA_GATEWAY"), route.get_attr("RTA_OIF")
+                    kwargs = {"gateway": gateway} if gateway else {}
+                    rt.route("add", family=family, dst="default", oif=oif, table=_TABLE + number, **kwargs)
 
 
 def _families(network: Network) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import pytest
 

@@ -89,7 +89,10 @@ class Supply:
         weakened: list[str] = []
         while True:
             try:
-                return Obtained(self._acquire(spec, name), spec, tuple(weakened))
+                box = self._acquire(spec, name)
+                for note in self._pool.notes:
+                    add_note(self._config, note)
+                return Obtained(box, spec, tuple(weakened))
             except MissingCapability as error:
                 weaker = self._without(spec, error)
                 if weaker == spec:

@@ -147,7 +147,8 @@ class Builder:
             self._channel.send({"n": number, "error": _known(error, "build").to_json()})
             return
         self._live[number] = (built, group, spec)
-        self._channel.send({"n": number, "init": built.init_pid, "group": group.to_json(), **wired}, (built.pidfd,))
+        answer = {"n": number, "init": built.init_pid, "group": group.to_json(), "notes": self._networks.notes(), **wired}
+        self._channel.send(answer, (built.pidfd,))
 
     def _construct(self, described: dict[str, Any], group: Group, join: int | None, born: Callable[[int], None]) -> Built:
         with self._network_of(join) as network:

@@ -58,6 +58,7 @@ class BuilderProcess:
 
     Attributes:
         is_set_up: it has been told.
+        notes: what the user should know of the machine's networks, a sentence each.
 
     Raises:
         OSError: it could not be started.
@@ -77,6 +78,7 @@ class BuilderProcess:
             theirs.close()
             os.close(me)
         self.is_set_up = False
+        self.notes: dict[str, None] = {}
         self._facts: Facts | None = None
         self._cgroups: list[str] | None = None
         self._described: dict[Spec, dict[str, Any]] = {}
@@ -179,6 +181,7 @@ class BuilderProcess:
         from pytest_isolate.sandbox.sandbox import Placement
 
         facts = self.facts()
+        self.notes.update(dict.fromkeys(answer["notes"]))
         self._waiting.discard(answer["pidfd"])
         self._handed_out.add(answer["pidfd"])
         described = Group.from_json(answer["group"])

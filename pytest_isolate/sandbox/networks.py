@@ -35,6 +35,7 @@ class Networks:
         self._uplink, self._libraries, self._builder = uplink, libraries, builder
         self._hub: HubProcess | None = None
         self._resolvers: dict[str, str] = {}
+        self._notes: list[str] = []
         self._attached: set[int] = set()
         self._begun: int | None = None
 
@@ -62,6 +63,7 @@ class Networks:
         key = json.dumps(net.to_json(), sort_keys=True)
         if key not in self._resolvers:
             answer = hub.ask({"op": "network", "net": net.to_json()})
+            self._notes += answer["notes"]
             name = f"resolv.{net.network}"
             with open(os.path.join(self._workspace, name), "w", encoding="ascii") as file:
                 file.write(f"nameserver {answer['gateway']}\n")
@@ -127,6 +129,11 @@ class Networks:
         finally:
             for namespace in namespaces:
                 os.close(namespace)
+
+    def notes(self) -> list[str]:
+        """What the user should know of the networks, a sentence each, since the last call."""
+        notes, self._notes = self._notes, []
+        return list(dict.fromkeys(notes))
 
     def release(self, number: int) -> None:
         """A sandbox's processes are dead."""

@@ -171,6 +171,11 @@ class Pool:
             raise SandboxGone("the builder has ended")
         return self._builder.ask(what, number, about)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the machine's networks, a sentence each."""
+        return tuple(self._builder.notes) if self._builder is not None else ()
+
     def released(self) -> None:
         """A sandbox was given back."""
         if not self._paced:
