@@ -210,7 +210,7 @@ def _open_place(directory: str) -> str:
     try:
         with suppress(FileExistsError):
             os.mkdir(directory)
-            os.chmod(directory, 0o1777)  # whatever the umask
+            os.chmod(directory, 0o1777)  # noqa: S103 - for every user, whatever the umask
         status = os.lstat(directory)
     except OSError as error:
         raise SetupError.from_os_error("claim a subnet", error, directory) from None

@@ -18,7 +18,6 @@ import threading
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from itertools import cycle, islice
 from typing import Any, Final
 
 from pytest_isolate.network.names_message import (
@@ -44,8 +43,10 @@ _MOST_SERVERS: Final = 3
 """MAXNS of resolv.conf(5)."""
 
 _TRY: Final = 1.5
-_TRIES: Final = 3
-"""Seconds and number: together less than the 5 s after which glibc's resolver asks us again."""
+"""Seconds for one server. Each is tried twice, as glibc's resolver does."""
+
+_TRIES: Final = 4.5
+"""Seconds for all of them: less than the 5 s after which a client's resolver asks us again."""
 
 _IDLE: Final = 10.0
 """Seconds that a TCP connection may stay silent."""
@@ -222,15 +223,16 @@ class NameServer:
         """What the first of the servers says that knows; SERVFAIL if none does."""
         ask = self._ask_tcp if tcp else self._ask_udp
         found = None
-        async with self._places:
-            for server in islice(cycle(self._upstreams), _TRIES):
-                number = secrets.randbits(16)
-                with suppress(OSError, TimeoutError, EOFError):
-                    async with asyncio.timeout(_TRY):
-                        found = await ask(server, query, number, struct.pack("!H", number) + data[2:])
-                        # As glibc's resolver does, go on to the next where this one can't or won't.
-                        if rcode_of(found) not in (SERVFAIL, NOTIMP, REFUSED):
-                            break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TRIES), self._places:
+                for server in (*self._upstreams, *self._upstreams):
+                    number = secrets.randbits(16)
+                    with suppress(OSError, TimeoutError, EOFError):
+                        async with asyncio.timeout(_TRY):
+                            found = await ask(server, query, number, struct.pack("!H", number) + data[2:])
+                            # As glibc's resolver does, go on to the next where this one can't or won't.
+                            if rcode_of(found) not in (SERVFAIL, NOTIMP, REFUSED):
+                                break
         return refusal(query, SERVFAIL, recurse=True) if found is None else struct.pack("!H", query.id) + found[2:]
 
     async def _ask_udp(self, server: Upstream, query: Query, number: int, data: bytes) -> bytes:

@@ -160,7 +160,7 @@ class NftSocket:
 
     def _received(self, flags: int) -> list[tuple[int, bytes]]:
         """Type and payload of the messages of one packet, or with MSG_DONTWAIT of all packets there are."""
-        found = []
+        found: list[tuple[int, bytes]] = []
         while True:
             try:
                 data = self._socket.recv(_BUFFER, flags)

@@ -6,9 +6,13 @@ firewall or a read-only /proc/sys is in the way, and then pasta, as everyone els
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pytest_isolate.model.errors import MissingCapability
+from pytest_isolate.network.helper_uplink import INSTALL, PROGRAMS, HelperUplink, installed
 from pytest_isolate.network.host_thread import HostThread, namespace_of
 
 if TYPE_CHECKING:
@@ -64,9 +68,52 @@ def open_uplink(
     """
     if wanted not in KINDS:
         raise ValueError(f"{wanted!r} is none of {', '.join(KINDS)}")
-    if outside is None:
-        namespace = namespace_of(host)
-        outside = HostThread(namespace)
-    from pytest_isolate.network.veth_uplink import VethUplink
+    if wanted in ("auto", "veth") and not rootless:
+        from pytest_isolate.network.veth_uplink import VethUplink
 
-    return VethUplink(host, inside, outside, run)
+        try:
+            return VethUplink(host, inside, outside or _thread(host), run)
+        except MissingCapability as error:
+            if wanted == "veth":
+                raise
+            return _instead(error, host, inside, outside or _thread(host), run)
+    if wanted == "veth":
+        raise MissingCapability("uplink", ["net"], "a veth pair to the host takes root", "")
+    if outside is None and rootless:
+        raise ValueError("rootless, the host's network namespace can only be reached by a thread that was started in it")
+    return _helper(host, inside, outside or _thread(host), run, PROGRAMS if wanted == "auto" else (wanted,))
+
+
+def _thread(host: IPRoute) -> HostThread:
+    namespace = namespace_of(host)
+    try:
+        return HostThread(namespace)
+    finally:
+        os.close(namespace)
+
+
+def _instead(error: MissingCapability, host: IPRoute, inside: IPRoute, outside: HostThread, run: str) -> Uplink:
+    """The way that leaves the host alone, where what `error` says is in the way of the other one."""
+    programs = [program for program in PROGRAMS if installed(program)]
+    if not programs:
+        raise MissingCapability(error.capability, error.keys, error.why, f"{error.hint}; or {INSTALL}") from None
+    try:
+        return _helper(host, inside, outside, run, programs, (f"not by a veth pair: {error.why}; remedy: {error.hint}",))
+    except MissingCapability as second:
+        raise MissingCapability(
+            error.capability, error.keys, f"{error.why}; and {second.why}", f"{error.hint}; or {second.hint}"
+        ) from None
+
+
+def _helper(
+    host: IPRoute, inside: IPRoute, outside: HostThread, run: str, programs: Sequence[str], notes: tuple[str, ...] = ()
+) -> Uplink:
+    errors = []
+    for program in programs:
+        try:
+            return HelperUplink(host, inside, outside, run, program, notes)
+        except MissingCapability as error:
+            errors.append(error)
+    why = "; ".join(dict.fromkeys(error.why for error in errors))
+    hint = "; ".join(dict.fromkeys(error.hint for error in errors if error.hint))
+    raise MissingCapability("uplink", ["net"], why, hint)

@@ -29,6 +29,7 @@ from pytest_isolate.network.forwarding import Forwarding, answering_interfaces
 from pytest_isolate.network.host_thread import HostThread, namespace_of
 from pytest_isolate.network.iptables import Iptables
 from pytest_isolate.network.nft import NftSocket
+from pytest_isolate.network.router import forward_here, has_ipv6
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -130,7 +131,7 @@ class VethUplink:
         (self._index,) = self._host.link_lookup(ifname=self._name)
         self._stack.callback(_suppressed, self._host.link, "del", index=self._index)
         (peer,) = self._inside.link_lookup(ifname=INSIDE)
-        self._ipv6 = self._outside.call(_has_ipv6) and _has_ipv6()
+        self._ipv6 = self._outside.call(has_ipv6) and has_ipv6()
         # The alias comes first: whoever finds the interface knows whose it is.
         self._host.link("set", index=self._index, ifalias=self._run)
         self._host.addr("add", index=self._index, address=self._host4, prefixlen=30)
@@ -142,9 +143,8 @@ class VethUplink:
         self._inside.link("set", index=peer, state="up")
         self._host.link("set", index=self._index, state="up")
         self._inside.route("replace", dst="default", gateway=self._host4, oif=peer)
-        _write("/proc/sys/net/ipv4/ip_forward", "1")
+        forward_here(ipv6=self._ipv6)
         if self._ipv6:
-            _write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
             self._inside.route("replace", dst="default", gateway=_HOST6, oif=peer, family=socket.AF_INET6)
             self._host.route("replace", dst=f"{self._run6}/128", gateway=_RUN6, oif=self._index, family=socket.AF_INET6)
 
@@ -287,17 +287,3 @@ def _sweep_interfaces(host: IPRoute) -> None:
         if link.get_attr("IFLA_IFNAME").startswith(PREFIX) and is_stale(link.get_attr("IFLA_IFALIAS") or ""):
             with suppress(Exception):  # another run was faster
                 host.link("del", index=link["index"])
-
-
-def _has_ipv6() -> bool:
-    """Whether new interfaces of the caller's network namespace get IPv6."""
-    try:
-        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", encoding="ascii") as file:
-            return file.read().strip() == "0"
-    except OSError:
-        return False
-
-
-def _write(path: str, value: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(value)

@@ -24,13 +24,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
 from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
@@ -49,6 +50,15 @@ _REMOVAL_PAUSE: Final = 0.02
 _LAST_REMOVALS: Final = 5.0
 
 
+class _Live(NamedTuple):
+    """A sandbox in use; `net` is whose network it is in: its own, or that of the sandbox that it joined."""
+
+    built: Built
+    group: Group
+    spec: Spec
+    net: Net
+
+
 class Builder:
     """One run's sandboxes.
 
@@ -61,7 +71,7 @@ class Builder:
     def __init__(self, channel: Channel, parent: int, setup: dict[str, Any]) -> None:
         self._channel = channel
         self._cwd: str = setup["cwd"]
-        self._live: dict[int, tuple[Built, Group, Spec]] = {}
+        self._live: dict[int, _Live] = {}
         self._doomed: deque[Group] = deque()
         self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
@@ -134,9 +144,10 @@ class Builder:
         group = None
         built = None
         try:
-            spec, caps, _plan = self._planned(described)
+            net = self._joined(join)
+            spec, caps, _plan = self._planned(described, net)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group, join, lambda init: self._networks.begin(number, spec, init))
+            built = self._construct(described, group, join, net, lambda init: self._networks.begin(number, spec, init))
             wired = self._networks.finish()
         except (IsolateError, OSError) as error:
             self._networks.give_up()
@@ -146,13 +157,23 @@ class Builder:
                 self._doomed.append(group)
             self._channel.send({"n": number, "error": _known(error, "build").to_json()})
             return
-        self._live[number] = (built, group, spec)
+        self._live[number] = _Live(built, group, spec, net or spec.net)
         answer = {"n": number, "init": built.init_pid, "group": group.to_json(), "notes": self._networks.notes(), **wired}
         self._channel.send(answer, (built.pidfd,))
 
-    def _construct(self, described: dict[str, Any], group: Group, join: int | None, born: Callable[[int], None]) -> Built:
+    def _joined(self, number: int | None) -> Net | None:
+        """The network of the sandbox that is to be joined, None if none is. Raises SetupError."""
+        if number is None:
+            return None
+        if number not in self._live:
+            raise SetupError("join the network of another sandbox", detail="it has ended")
+        return self._live[number].net
+
+    def _construct(
+        self, described: dict[str, Any], group: Group, join: int | None, net: Net | None, born: Callable[[int], None]
+    ) -> Built:
         with self._network_of(join) as network:
-            spec, _caps, plan = self._planned(described)
+            spec, _caps, plan = self._planned(described, net)
             try:
                 return self._construction.build(spec, plan, group.v2, network, born)
             except SetupError as error:
@@ -160,7 +181,7 @@ class Builder:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
-            spec, _caps, plan = self._planned(described)
+            spec, _caps, plan = self._planned(described, net)
             return self._construction.build(spec, plan, group.v2, network, born)
 
     @contextmanager
@@ -170,7 +191,7 @@ class Builder:
             yield None
             return
         try:
-            fd = os.open(f"/proc/{self._live[number][0].init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{self._live[number].built.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except (KeyError, OSError):
             raise SetupError("join the network of another sandbox", detail="it has ended") from None
         try:
@@ -193,32 +214,31 @@ class Builder:
 
     def _network_answer(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         number = message["n"]
-        built, _group, spec = self._live[number]
+        built, _group, spec, _net = self._live[number]
         match message["what"]:
             case "activate":
                 return self._networks.activate(number, spec, built.init_pid, message, fds)
             case "contacts" | "unpublish" as operation:
                 return self._networks.ask(operation, number)
             case operation:
-                other = self._live[message["m"]][0]
+                other = self._live[message["m"]].built
                 return self._networks.partition(operation, (number, built.init_pid), (message["m"], other.init_pid))
 
-    def _planned(self, described: dict[str, Any]) -> tuple[Spec, Caps, Plan]:
+    def _planned(self, described: dict[str, Any], net: Net | None) -> tuple[Spec, Caps, Plan]:
         """Caps and mounts of a spec: the same for each of its sandboxes while its paths are the same files. Raises IsolateError, and tries again then."""
-        text = json.dumps(described, sort_keys=True)
+        text = json.dumps([described, net.to_json() if net is not None else None], sort_keys=True)
         if (known := self._plans.get(text)) is None or known[3] != files_of(known[0]):
             spec = Spec.from_json(described)
             files = files_of(spec)
-            caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(spec.net)
+            caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(net or spec.net)
             known = self._plans[text] = (spec, caps, self._construction.root.plan(spec, resolver), files)
         return known[:3]
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:
-            built, group, _spec = known
-            _kill(built)
+            _kill(known.built)
             self._networks.release(number)
-            self._doomed.append(group)
+            self._doomed.append(known.group)
 
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):

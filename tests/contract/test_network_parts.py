@@ -87,7 +87,7 @@ shape(network.rt, b.port_index, 10_000_000, Bandwidth())
 tell([goodput(a, b), goodput(b, a, 1.0), qdiscs(network.rt, b.port_index)])
 """)
     assert 7_500_000 < there < 12_500_000
-    assert back > 100_000_000
+    assert back > 1.5 * there
     assert kinds == ["tbf"]
 
 
@@ -670,7 +670,13 @@ tell([how, watch.take(a.address).to_json()])
 watch.stop()
 """
     )
-    assert how == ["connected", "ConnectionRefusedError", "OSError", "answered", "OSError"]
+    assert how == [
+        "connected",
+        "ConnectionRefusedError",
+        "OSError",
+        "answered",
+        "silence",
+    ]  # UDP sockets aren't told of an unreachable host
     assert found["reached"] == [["tcp", "192.0.2.9", 9000], ["udp", "192.0.2.9", 7]]
     assert found["refused"] == [["tcp", "192.0.2.9", 9001], ["tcp", "198.51.100.1", 80], ["udp", "198.51.100.1", 7]]
     assert found["unanswered"] == []

@@ -144,6 +144,18 @@ def _emulator() -> str:
     return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
 
 
+def _program(name: str, package: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") else f"{name} isn't installed (apt install {package})"
+
+
+def _nft() -> str:
+    """nf_tables in a network namespace of our own, and the program that shows what is there."""
+    if os.geteuid() != 0:
+        return _root()
+    done = subprocess.run(["unshare", "-n", "nft", "add table inet t { flags owner; }; list ruleset"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip()
+
+
 def _distribution(name: str) -> Callable[[], str]:
     def probe() -> str:
         try:
@@ -176,6 +188,10 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "disk": _disk,
     "qemu-aarch64": _emulator,
     "fuse-overlayfs": _fuse_overlay,
+    "nft": _nft,
+    "pasta": _program("pasta", "passt"),
+    "slirp4netns": _program("slirp4netns", "slirp4netns"),
+    "iptables-legacy": _program("iptables-legacy", "iptables"),
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",

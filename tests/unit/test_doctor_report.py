@@ -31,6 +31,8 @@ CAPABILITIES = (
     Capability("cgroup-pids", "works"),
     Capability("cgroup-io", "works"),
     Capability("cgroup-swap", "missing", "it takes cgroup-memory", cause="cgroup"),
+    Capability("tbf", "works"),
+    Capability("netem", "works"),
     Capability("sandbox", "works"),
 )
 REPORT = Report("1.0", Machine().to_json(), (Place("WSL 2", "some advice"),), CAPABILITIES, key_states(CAPABILITIES))
