@@ -159,9 +159,13 @@ class Network:
         """A bridge with the gateway's address. Raises SetupError."""
         name = f"br{number}"
         with kernel_refused("make a bridge", name):
-            rt.link("add", ifname=name, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            pool = Pool(subnet)
+            # Without an address of its own a bridge takes the lowest of its ports', and another one when that port goes
+            # (br_stp_recalculate_bridge_id): neighbours then send to the old one for half a minute.
+            mac = _mac(pool.gateway)
+            rt.link("add", ifname=name, kind="bridge", address=mac, br_stp_state=0, br_forward_delay=0)
             index = index_of(rt, name)
-            network = cls(asked, rt, route, index, name, Pool(subnet), subnet6)
+            network = cls(asked, rt, route, index, name, pool, subnet6)
             rt.addr("add", index=index, address=str(network.pool.gateway), prefixlen=subnet.prefixlen)
             if subnet6 is not None:
                 use_ipv6(name, on=True)
@@ -239,7 +243,7 @@ class Network:
                 yield add_default_route(INTERFACE_INDEX, address.gateway6)
 
     def _address(self, ip: IPv4, net: Net) -> Address:
-        mac = net.mac or "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
+        mac = net.mac or _mac(ip)
         ip6 = str(self.subnet6[int(ip) - int(self.pool.subnet.network_address)]) if self.subnet6 is not None else None
         return Address(
             network=self.name,
@@ -287,6 +291,11 @@ def _inside(namespace: int) -> Iterator[None]:
             setns(own, CLONE_NEWNET)
     finally:
         os.close(own)
+
+
+def _mac(ip: IPv4) -> str:
+    """The hardware address of who has `ip` on a bridge: locally administered, never that of another one on it."""
+    return "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
 
 
 def use_ipv6(interface: str, *, on: bool) -> None:
