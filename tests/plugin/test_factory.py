@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.support.capabilities import requires
@@ -236,7 +238,7 @@ def bad_end(isolate_factory):
 def test_teardown(where, bad_end): pass
 """
     )
-    seen = run(pytester, monkeypatch, "-k", "not nothing", how=how)
+    seen = run(pytester, monkeypatch, how=how)
     for where in ("inside", "outside"):
         text = seen.of(f"test_fails[{where}]", "call").section("isolate: sandboxes of isolate_factory")
         assert "sandbox 'db' (of module fixture 'db'): runs" in text
@@ -288,12 +290,48 @@ def test_time_limit_of_the_test_ends_a_run_without_one(pytester: pytest.Pytester
 @pytest.mark.isolate(timeout="1s")
 def test_waits(db): db.run(["sleep", "600"])
 @pytest.mark.isolate
-def test_after(db): assert db.run(["sh", "-c", "ps -e -o comm= | grep -c sleep || true"]).stdout.strip() == b"0"
+def test_after(db): assert db.run(["sh", "-c", "cat /proc/[0-9]*/comm"]).stdout.split()[1:] == [b"sh"]
 """
     )
     seen = run(pytester, monkeypatch)
     assert seen.failed() == {("test_waits", "call")}
     assert "timeout" in seen.of("test_waits", "call").first_line
+
+
+def test_interrupt_ends_what_a_test_waits_for_and_its_teardown_can_still_ask(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(
+        FIXTURES
+        + """
+@pytest.fixture
+def press(db):
+    yield
+    print("asked in teardown:", db.run(["echo", "yes"]).stdout)
+
+@pytest.fixture(scope="module", autouse=True)
+def pressed(tmp_path_factory):
+    code = "import os, signal, sys, time\\nwhile not os.path.exists(sys.argv[2]): time.sleep(0.05)\\nos.kill(int(sys.argv[1]), signal.SIGINT)"
+    there = tmp_path_factory.getbasetemp() / "there"
+    with subprocess.Popen([PYTHON, "-c", code, str(os.getpid()), str(there)]) as process:
+        yield there
+        process.kill()
+    (there.parent / "torn down").touch()
+
+@pytest.mark.isolate
+def test_waits(db, press, pressed):
+    db.popen(["true"])
+    pressed.touch()
+    db.run(["sleep", "600"])
+"""
+    )
+    begun = time.monotonic()
+    seen = run(pytester, monkeypatch, "--basetemp=base", "-s")
+    assert seen.result.ret == pytest.ExitCode.INTERRUPTED
+    assert time.monotonic() - begun < 20
+    assert "KeyboardInterrupt" in seen.output
+    assert "asked in teardown: b'yes" in seen.output
+    assert (pytester.path / "base" / "torn down").exists()
 
 
 @requires("plugin-pytest-timeout")

@@ -13,7 +13,7 @@ import pytest
 NET = {"internal": True}
 SERVER = '''
 import socket
-server = socket.create_server(("", 80))
+server = socket.create_server(("", 8080))
 while True:
     connection, peer = server.accept()
     connection.sendall(peer[0].encode())
@@ -21,7 +21,7 @@ while True:
 '''
 CLIENT = '''
 import socket, sys
-with socket.create_connection((sys.argv[1], 80), timeout=float(sys.argv[2])) as connection:
+with socket.create_connection((sys.argv[1], 8080), timeout=float(sys.argv[2])) as connection:
     print(connection.recv(100).decode())
 '''
 
@@ -33,14 +33,14 @@ def get(box, host, timeout="10"):
     return done.stdout.decode().strip() if done.returncode == 0 else done.stderr.decode().splitlines()[-1]
 
 def get_from_here(host, timeout=10):
-    with socket.create_connection((host, 80), timeout=timeout) as connection:
+    with socket.create_connection((host, 8080), timeout=timeout) as connection:
         return connection.recv(100).decode()
 
 @pytest.fixture(scope="module")
 def web(isolate_factory):
-    box = isolate_factory("web", net=NET, publish=["80"])
+    box = isolate_factory("web", net=NET, publish=["8080"])
     box.popen(python(SERVER))
-    box.wait_for_port(80)
+    box.wait_for_port(8080)
     return box
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_in_its_network(web):
     assert get_from_here("127.0.0.1") == "127.0.0.1"
 
 def test_published(web):
-    with socket.create_connection(("127.0.0.1", web.port(80)), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", web.port(8080)), timeout=10) as connection:
         assert connection.recv(100)
 
 @both

@@ -145,14 +145,20 @@ def _emulator() -> str:
 
 
 def _program(name: str, package: str) -> Callable[[], str]:
-    return lambda: "" if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") else f"{name} isn't installed (apt install {package})"
+    return lambda: (
+        ""
+        if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        else f"{name} isn't installed (apt install {package})"
+    )
 
 
 def _nft() -> str:
     """nf_tables in a network namespace of our own, and the program that shows what is there."""
     if os.geteuid() != 0:
         return _root()
-    done = subprocess.run(["unshare", "-n", "nft", "add table inet t { flags owner; }; list ruleset"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-n", "nft", "add table inet t { flags owner; }; list ruleset"], capture_output=True, text=True, check=False
+    )
     return "" if done.returncode == 0 else done.stderr.strip()
 
 

@@ -145,7 +145,9 @@ class World:
                 f"sysctl -q -w net.ipv6.conf.default.accept_dad=0; ip link set lo up; ip link add eth0 type veth peer name eth0 netns {self._world}; ip link set eth0 up;"
                 f"ip addr add {HOST4}/24 dev eth0; ip addr add {HOST6}/64 dev eth0 nodad"
             )
-            self.in_world(f"sysctl -q -w net.ipv6.conf.eth0.accept_dad=0; ip link set lo up; ip link set eth0 up; ip addr add {WORLD4}/24 dev eth0; ip addr add {WORLD6}/64 dev eth0 nodad")
+            self.in_world(
+                f"sysctl -q -w net.ipv6.conf.eth0.accept_dad=0; ip link set lo up; ip link set eth0 up; ip addr add {WORLD4}/24 dev eth0; ip addr add {WORLD6}/64 dev eth0 nodad"
+            )
             self.on_host(f"ip route add default via {WORLD4}; ip route add default via {WORLD6}")
             self._serve(self._world, "::@80")
             self._serve(self._host, "127.0.0.1@8080", "::1@8080", "::@8081")
@@ -219,7 +221,9 @@ class World:
         assert _line(self._begin([*self._inside(pid), sys.executable, "-c", _SERVER, *places])) == "ready"
 
     def _begin(self, command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd="/")
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd="/"
+        )
         self._processes.append(process)
         return process
 
