@@ -9,6 +9,7 @@ teardown, which may still talk to it. Without a fixture being set up it is the r
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -121,8 +122,11 @@ class Factory:
                 "sandboxes of isolate_factory belong to the pytest process, and this is one that it forked",
                 "use them in the test or fixture itself, also from its threads",
             )
-        result = self.perform(what, box, about)
-        return finish(result) if hasattr(result, "send") else result
+        try:
+            result = self.perform(what, box, about)
+            return finish(result) if hasattr(result, "send") else result
+        except (IsolateError, OSError, subprocess.SubprocessError) as error:  # what is to blame is where it was asked
+            raise error.with_traceback(None) from None
 
     # --- in the pytest process: what is asked, by fixtures and plain tests here, by isolated tests over the channel ---
 

@@ -101,7 +101,7 @@ class Logged:
 
     def __str__(self) -> str:
         """What it is and how it ended, in words."""
-        command = " ".join(self.args)
+        command = " ".join(" ".join(self.args).split())
         command = command if len(command) <= _SHOWN else command[: _SHOWN - 1] + "…"
         code = self.process.poll()
         if code is None:
