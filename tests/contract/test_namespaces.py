@@ -13,14 +13,19 @@ LINKS = "{name: os.readlink(f'/proc/self/ns/{name}') for name in ('user','pid','
 
 
 def test_every_namespace_is_new_in_each_sandbox(caller: Caller) -> None:
-    # Both at a time: older kernels give the inode of a namespace that is gone to the next one.
+    # Both processes at a time, since a namespace may get the inode of one that is gone, and on cgroup v2 a test's cgroup namespace
+    # goes with the test.
     outside, first, second = caller.run(
         f"""
-def links(opened):
-    code = "import json, os; print(json.dumps({LINKS}))"
-    return json.loads(opened.run([PYTHON, "-I", "-S", "-c", code], check=True).stdout)
+def start(opened):
+    code = "import json, os, sys; print(json.dumps({LINKS}), flush=True); sys.stdin.read()"
+    return opened.popen([PYTHON, "-I", "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 with box() as one, box() as other:
-    tell([{LINKS}, links(one), links(other)])
+    processes = [start(one), start(other)]
+    first, second = [json.loads(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.communicate()
+    tell([{LINKS}, first, second])
 """
     )
     for name in NAMESPACES:

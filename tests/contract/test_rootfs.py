@@ -262,7 +262,7 @@ def test_host_network_shows_its_sysfs_read_only(user: int | None) -> None:
     inside = run_inside(
         TRY + 'result = [sorted(os.listdir("/sys/class/net")), attempt(opened, "/sys/class/net/lo/mtu")]',
         user=user,
-        spec={"net": "host"},
+        spec={"net": {"mode": "host"}},
     )
     interfaces, opened = inside.result
     assert interfaces == sorted(os.listdir("/sys/class/net"))
@@ -284,7 +284,7 @@ def test_cgroup_hierarchies_are_the_hosts_read_only(user: int | None, net: str) 
         result = [found, writable, roots]
         """,
         user=user,
-        spec={"net": net},
+        spec={"net": {"mode": net}},
     )
     hosts = {mount.point for mount in mountinfo() if mount.fstype in ("cgroup", "cgroup2")}
     found, writable, roots = inside.result
@@ -309,7 +309,7 @@ status = open("/proc/self/status").read()
 result = [len(paths), [path for path in paths if os.path.isfile(path) and attempt(opened, path) == 0],
           attempt(opened, "/proc/sys/kernel/core_pattern"), status.split("CapEff:")[1].split()[0]]
 """,
-        spec={"net": net},
+        spec={"net": {"mode": net}},
     )
     tried, opened, core_pattern, capabilities = inside.result
     assert capabilities == "00000000a80425fb"
