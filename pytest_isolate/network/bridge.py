@@ -297,11 +297,6 @@ def _inside(namespace: int) -> Iterator[None]:
         os.close(own)
 
 
-def _mac(ip: IPv4) -> str:
-    """The hardware address of who has `ip` on a bridge: locally administered, never that of another one on it."""
-    return "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
-
-
 def use_ipv6(interface: str, *, on: bool) -> None:
     """Have an interface of the calling thread's network namespace with IPv6 or without; ``default``: those that are made from now on.
 
