@@ -23,7 +23,7 @@ PACKAGES: Final = (
     "systemd", "systemd-sysv", "udev", "kmod", "dbus", "dbus-user-session", "libpam-systemd",
     "python3", "python3-venv", "ca-certificates",
     "util-linux", "mount", "passwd", "procps", "iproute2", "git", "strace",
-    "uidmap", "fuse-overlayfs", "apparmor", "qemu-user-static",
+    "uidmap", "fuse-overlayfs", "apparmor", "qemu-user-static", "nftables", "iptables", "passt", "slirp4netns",
 )  # fmt: skip
 """Of every userland: a booting system with a user manager, and what the capabilities of our tests need."""
 
