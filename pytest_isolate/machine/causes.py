@@ -100,8 +100,11 @@ def _filter(machine: Machine, told: str) -> Cause:
 
 def _confined(machine: Machine, told: str) -> Cause:
     why = f"{told}: the AppArmor profile {machine.apparmor} forbids it"
-    remedy = container_options(machine) if machine.container else f"aa-complain {machine.apparmor.split(' ')[0]}"
-    return Cause("apparmor-profile", why, remedy)
+    if machine.container:
+        return Cause("apparmor-profile", why, container_options(machine))
+    # Deny rules are in force in complain mode, too (aa-complain(8)).
+    remedy = f"aa-complain {machine.apparmor.split(' ')[0]}; a rule `deny userns` goes on even so: take it out and load the profile anew"
+    return Cause("apparmor-profile", why, f"{remedy} (apparmor_parser -r FILE)")
 
 
 def mounting(machine: Machine, number: int, call: str = "mount") -> Cause:

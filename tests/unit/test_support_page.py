@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from tests.vm.page import DATA, MARKS, PAGE, table
 from tests.vm.releases import VARIANTS
-from tests.vm.results import Facts, SuiteResult, VariantResult, load
+from tests.vm.results import DoctorResult, Facts, SuiteResult, VariantResult, first_told, load
 
 
 def test_page_holds_the_table_of_the_kept_results() -> None:
@@ -23,3 +25,28 @@ def test_failure_is_named_on_the_page() -> None:
     assert not broken.good
     assert "`tests.made_up::test_it`" in table({"bookworm": VariantResult(facts, {"root": broken}, {})})
     assert "`tests.made_up::test_it`" not in table(load(DATA))
+
+
+def test_what_the_doctor_finds_weaker_or_missing_is_on_the_page() -> None:
+    facts = Facts("6.1.0-1-cloud-amd64", "bookworm", "252", "3.11.2", "v1", {"memory": "v1"})
+    states = {"works": "userns", "weaker": "kmsg", "missing": "cgroup-memory"}
+    keys = [{"name": "memory", "state": "missing"}, {"name": "disk", "state": "weaker"}, {"name": "cpu", "state": "works"}]
+    doctor = DoctorResult.of({"capabilities": [{"name": name, "state": state} for state, name in states.items()], "keys": keys})
+    suite = SuiteResult((), 0, 1, [], {}, (), 1.0, doctor)
+    assert "| 6.1 | v1 | root | kmsg | cgroup-memory | memory, disk (weaker) |" in table(
+        {"v1": VariantResult(facts, {"root": suite})}
+    )
+    assert SuiteResult.of(asdict(suite)) == suite
+
+
+def test_first_missing_capability_is_told_with_its_remedy() -> None:
+    report = """\
+works    pidfd
+missing  userns            unshare(CLONE_NEWUSER): EPERM (Operation not
+                           permitted): it is off
+         remedy: turn it on
+missing  sandbox           userns: unshare
+         remedy: as for userns
+"""
+    assert first_told(report) == "unshare(CLONE_NEWUSER): EPERM (Operation not permitted): it is off; remedy: turn it on"
+    assert first_told("works    pidfd\n") == ""

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +88,10 @@ def _tier(arguments: Sequence[str]) -> int:
         image(variant)
     results, bad = _run_all(tier, variants, options.parallel)
     if options.write:
-        save(DATA, {**(load(DATA) if DATA.exists() else {}), **results})
+        kept = load(DATA)
+        for name in kept.keys() & results.keys() if options.user else ():  # the other users' results still hold
+            results[name] = replace(results[name], suites={**kept[name].suites, **results[name].suites})
+        save(DATA, {**kept, **results})
         write()
     for name in bad:
         say(f"{name}: failed, see {options.out}/{name}")

@@ -34,7 +34,7 @@ def table(results: Mapping[str, VariantResult]) -> str:
     for result in ordered.values():
         for user, suite in result.suites.items():
             lines.append(f"| {_machine(result.facts)} | {_USERS[user]} | {_figures(suite)} |")
-    lines += ["", *_refusals(ordered)]
+    lines += ["", *_doctor(ordered), "", *_refusals(ordered)]
     return "\n".join(lines).rstrip()
 
 
@@ -50,6 +50,19 @@ def _machine(facts: Facts) -> str:
 def _figures(suite: SuiteResult) -> str:
     failed = ", ".join(f"`{name}`" for name in suite.failed) or ("0" if suite.status == 0 else "did not end")
     return f"{suite.passed} | {failed} | {sum(suite.skipped.values())} | {', '.join(suite.without) or '–'}"
+
+
+def _doctor(results: Mapping[str, VariantResult]) -> Iterator[str]:
+    found = [(result.facts, user, suite.doctor) for result in results.values() for user, suite in result.suites.items()]
+    yield "| kernel | cgroups | user | the doctor: weaker | missing | spec keys that it says are weaker or don't work |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for facts, user, doctor in found:
+        if doctor:
+            kernel, _, layout = _machine(facts).split(" | ")
+            weaker, missing = ([n for n, s in doctor.capabilities.items() if s == state] for state in ("weaker", "missing"))
+            keys = [name if state == "missing" else f"{name} (weaker)" for name, state in doctor.keys.items()]
+            cells = (", ".join(names) or "–" for names in (weaker, missing, keys))
+            yield f"| {kernel} | {layout} | {_USERS[user]} | {' | '.join(cells)} |"
 
 
 def _refusals(results: Mapping[str, VariantResult]) -> Iterator[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 from xml.etree import ElementTree as ET
 
-__all__ = ["Facts", "RefusalResult", "SuiteResult", "VariantResult", "load", "read_junit", "save"]
+__all__ = ["DoctorResult", "Facts", "RefusalResult", "SuiteResult", "VariantResult", "first_told", "load", "read_junit", "save"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,27 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class DoctorResult:
+    """What the doctor told a user, without what works.
+
+    Attributes:
+        capabilities: ``weaker`` or ``missing``, by name.
+        keys: the same by spec key.
+    """
+
+    capabilities: Mapping[str, str]
+    keys: Mapping[str, str]
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any]) -> Self:
+        """From `doctor --json`."""
+        states = [
+            {one["name"]: one["state"] for one in report[what] if one["state"] != "works"} for what in ("capabilities", "keys")
+        ]
+        return cls(*states)
+
+
+@dataclass(frozen=True)
 class SuiteResult:
     """One user's run of the tests.
 
@@ -39,6 +61,7 @@ class SuiteResult:
         skipped: number of tests by the reason they gave.
         without: capabilities that weren't demanded of this user.
         seconds: of real time, in emulation.
+        doctor: None in results from before it was asked.
     """
 
     tests: Sequence[str]
@@ -48,6 +71,12 @@ class SuiteResult:
     skipped: Mapping[str, int]
     without: Sequence[str]
     seconds: float
+    doctor: DoctorResult | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        doctor = data.get("doctor")
+        return cls(**{**data, "doctor": DoctorResult(**doctor) if doctor else None})
 
     @property
     def good(self) -> bool:
@@ -62,7 +91,7 @@ class RefusalResult:
         expected: whether isolation should work for this user all the same.
         isolates: whether a bare `@pytest.mark.isolate` worked.
         problem: what differs from what was expected; empty: nothing.
-        remedy: the doctor's line on it.
+        remedy: what the doctor says of it.
     """
 
     expected: bool
@@ -93,7 +122,7 @@ class VariantResult:
     def of(cls, data: Mapping[str, Any]) -> Self:
         return cls(
             Facts(**data["facts"]),
-            {user: SuiteResult(**result) for user, result in data["suites"].items()},
+            {user: SuiteResult.of(result) for user, result in data["suites"].items()},
             {name: {user: RefusalResult(**r) for user, r in users.items()} for name, users in data["refusals"].items()},
         )
 
@@ -113,6 +142,12 @@ def read_junit(path: Path) -> tuple[int, list[str], dict[str, int]]:
         else:
             passed += 1
     return passed, failed, skipped
+
+
+def first_told(report: str) -> str:
+    """The first capability that the doctor's report calls missing: why, and what to type. Empty where there is none."""
+    found = re.search(r"^missing +\S+ +(.*?)\n +remedy: (.*?)$", report, re.DOTALL | re.MULTILINE)
+    return f"{' '.join(found[1].split())}; remedy: {found[2]}" if found else ""
 
 
 def load(path: Path) -> dict[str, VariantResult]:

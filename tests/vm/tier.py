@@ -19,7 +19,7 @@ from tests.vm.images import ROOT, image
 from tests.vm.machines import Machine
 from tests.vm.project import sync
 from tests.vm.releases import Refusal, Variant
-from tests.vm.results import Facts, RefusalResult, SuiteResult, VariantResult, read_junit
+from tests.vm.results import DoctorResult, Facts, RefusalResult, SuiteResult, VariantResult, first_told, read_junit
 from tests.vm.users import started
 
 __all__ = ["Tier", "TierError"]
@@ -104,8 +104,9 @@ class Tier:
             machine.stop()
 
     def _suite(self, machine: Machine, variant: Variant, user: str) -> SuiteResult:
-        doctor = self._execute(machine, user, ["python", "-m", "pytest_isolate", "doctor"], timeout=120)[1]
-        self._keep(variant, f"{user}-doctor.txt", doctor)
+        command = ["python", "-m", "pytest_isolate", "doctor"]
+        self._keep(variant, f"{user}-doctor.txt", self._execute(machine, user, command, timeout=120)[1])
+        doctor = DoctorResult.of(json.loads(self._output(machine, user, [*command, "--json"])))
         without = tuple(variant.without.get(user, ()))
         demanded = ",".join(("all", *(f"!{name}" for name in without)))
         report = f"/var/tmp/{user}.xml"
@@ -132,7 +133,7 @@ class Tier:
             passed, failed, skipped = read_junit(self.out / variant.name / f"{user}.xml")
         except ET.ParseError:
             passed, failed, skipped = 0, [], {}
-        result = SuiteResult(tuple(self.tests), status, passed, failed, skipped, without, round(seconds, 1))
+        result = SuiteResult(tuple(self.tests), status, passed, failed, skipped, without, round(seconds, 1), doctor)
         closing = log.rstrip().rpartition("\n")[2]
         self.say(f"{variant.name}: {user:6} {'good' if result.good else 'BAD '} {seconds:4.0f} s  {closing}")
         for name in failed:
@@ -166,8 +167,7 @@ class Tier:
                 for what, text in (("the doctor", report), ("the failed test", log))
                 if not re.search(pattern, text)
             ]
-        remedy = next((line.strip() for line in report.splitlines() if pattern and re.search(pattern, line)), "")
-        result = RefusalResult(not pattern, tiny == 0, "; ".join(problems), remedy)
+        result = RefusalResult(not pattern, tiny == 0, "; ".join(problems), first_told(report) if pattern else "")
         self.say(f"{variant.name}: {refusal.name}, {user}: {'good' if result.good else 'BAD: ' + result.problem}")
         return result
 
@@ -195,7 +195,7 @@ class Tier:
         return status, text
 
     def _output(self, machine: Machine, user: str, argv: Sequence[str]) -> str:
-        status, text = self._execute(machine, user, argv)
+        status, text = self._execute(machine, user, argv, timeout=120)
         if status:
             raise TierError(f"{machine.name}: {shlex.join(argv)}: exit status {status}\n{text}")
         return text
