@@ -1,4 +1,7 @@
-"""Four servers on one network of the run, each in a sandbox of its own: Redis and its replica, a web application, nginx before it."""
+"""Four servers on one network of the run, each in a sandbox of its own: Redis and its replica, a web application, nginx before it.
+
+Look for: `isolate_factory` in fixtures of module scope, and the names by which the servers find each other.
+"""
 
 import shutil
 import sys

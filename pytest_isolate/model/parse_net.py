@@ -12,7 +12,7 @@ from pytest_isolate.model.units import parse_bit_rate, parse_duration, parse_fra
 
 __all__ = ["net_text", "parse_bandwidth", "parse_name", "parse_net", "parse_publish", "quality_text"]
 
-_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_NAME: Final = r"(?!.{64})[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)*"
 _MAC: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
 _LEAST_MTU: Final = 68
 _LEAST_MTU_IPV6: Final = 1280

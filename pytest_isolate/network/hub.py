@@ -174,7 +174,8 @@ class Hub:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind(address)
         tcp = socket.create_server(address)
-        self._names.serve(network.name, udp, tcp, recurse=recurse)
+        subnets = [network.pool.subnet, *([network.subnet6] if network.subnet6 is not None else [])]
+        self._names.serve(network.name, udp, tcp, recurse=recurse, subnets=subnets)
 
     def _watch_over(self, network: Any) -> None:
         from pytest_isolate.network.watch import Watch

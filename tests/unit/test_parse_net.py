@@ -43,6 +43,8 @@ def test_net_as_object(typed: Any, meant: Net) -> None:
         ({"mode": "none", "ip": "10.0.0.2"}, "'ip' is for bridge networks, and the mode is none"),
         ({"dns": "x"}, "unknown entry 'dns'"),
         ({"network": "a b"}, "'a b' is not a network's name"),
+        ({"aliases": ["a..b"]}, "'a..b' is not a host name"),
+        ({"aliases": ["a" * 64]}, "is not a host name"),
         ({"internal": "yes"}, "internal: 'yes' is neither True nor False"),
         ({"subnet": "10.5.0.1/24"}, "subnet: 10.5.0.1/24 has host bits set"),
         ({"subnet": "10.5.0.0/30"}, "is not between /8 and /29"),
