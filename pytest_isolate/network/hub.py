@@ -54,17 +54,19 @@ class Hub:
         from pytest_isolate.network.bridge import use_ipv6
         from pytest_isolate.network.host_thread import HostThread
         from pytest_isolate.network.names import NameServer, host_upstreams
+        from pytest_isolate.network.outbound import Outbound
         from pytest_isolate.network.relay import Relay
 
         self._channel = channel
-        self._run, self._rootless, self._wanted = run, rootless, uplink
+        self._run = run
         self._host = IPRoute()
-        self._outside = HostThread()
+        outside = HostThread()
         self._names = NameServer(host_upstreams())
         unshare(CLONE_NEWNET)
         loopback_up()
         self._rt, self._route = IPRoute(), Route()
         use_ipv6("default", on=False)
+        self._outbound = Outbound(self._host, self._rt, outside, run, rootless=rootless, wanted=uplink)
         self._relay = Relay()
         self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
@@ -72,7 +74,6 @@ class Hub:
         self._watch: Any = None
         self._next = 0
         self._of: dict[int, str] = {}
-        self._uplink: Any = None
 
     def serve(self, builder: int) -> None:
         """Until the builder closes the channel or ends. `builder` is its pidfd."""
@@ -118,8 +119,7 @@ class Hub:
     def _network(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         del fds
         _number, network = self._known(Net.from_json(message["net"]))
-        notes = self._uplink.notes if self._uplink is not None else ()
-        return {"gateway": str(network.pool.gateway), "notes": [f"bridge networks: {note}" for note in notes]}
+        return {"gateway": str(network.pool.gateway), "notes": [f"bridge networks: {note}" for note in self._outbound.notes]}
 
     def _known(self, net: Net) -> tuple[int, Any]:
         name = str(net.network)
@@ -131,12 +131,12 @@ class Hub:
     def _create(self, name: str, net: Net) -> tuple[int, Any]:
         from pytest_isolate.network.addresses import claim, host_networks, unique_local
         from pytest_isolate.network.bridge import Network
-        from pytest_isolate.network.routing import forward_packets, lead_out, separate
+        from pytest_isolate.network.routing import separate
 
         number = self._next
         self._next += 1
         if not net.internal:
-            self._open_uplink()
+            self._outbound.open(ipv6=net.ipv6)
         claimed = claim(host_networks(self._host), _subnet_of(net), run=self._run)
         try:
             subnet6 = unique_local(self._run, name) if net.ipv6 else None
@@ -144,9 +144,7 @@ class Hub:
             try:
                 separate(self._rt, number, network, list(self._networks.values()))
                 if not net.internal:
-                    forward_packets(ipv6=net.ipv6)
-                    self._uplink.admit(claimed.subnet, subnet6)
-                    lead_out(self._rt, number, network)
+                    self._outbound.let_out(number, network)
                 self._serve_names(network, recurse=not net.internal)
                 self._watch_over(network)
             except BaseException:
@@ -157,17 +155,6 @@ class Hub:
             raise
         self._claims.append(claimed)
         return number, network
-
-    def _open_uplink(self) -> None:
-        from pytest_isolate.network.bridge import use_ipv6
-        from pytest_isolate.network.uplink import open_uplink
-
-        if self._uplink is None:
-            use_ipv6("default", on=True)
-            self._uplink = open_uplink(
-                self._host, self._rt, run=self._run, rootless=self._rootless, wanted=self._wanted, outside=self._outside
-            )
-            use_ipv6("default", on=False)
 
     def _serve_names(self, network: Any, *, recurse: bool) -> None:
         address = (str(network.pool.gateway), _DNS)
@@ -266,9 +253,8 @@ class Hub:
 
     def close(self) -> None:
         """Give back what the kernel doesn't take back by itself."""
-        if self._uplink is not None:
-            with suppress(IsolateError, OSError):
-                self._uplink.close()
+        with suppress(IsolateError, OSError):
+            self._outbound.close()
         for claimed in self._claims:
             with suppress(OSError):
                 claimed.release()

@@ -51,7 +51,14 @@ class Uplink(Protocol):
 
 
 def open_uplink(
-    host: IPRoute, inside: IPRoute, *, run: str, rootless: bool, wanted: str = "auto", outside: HostThread | None = None
+    host: IPRoute,
+    inside: IPRoute,
+    *,
+    run: str,
+    rootless: bool,
+    wanted: str = "auto",
+    outside: HostThread | None = None,
+    ipv6: bool = True,
 ) -> Uplink:
     """Open the run's way out. The calling thread is in the run's network namespace.
 
@@ -61,6 +68,7 @@ def open_uplink(
         run: the run's name.
         rootless: the caller has capabilities in the run's user namespace only.
         wanted: one of `KINDS`.
+        ipv6: open IPv6, too, where the host has it.
         outside: a thread in the host's namespace; needed when rootless, as it can't be entered any more.
 
     Raises:
@@ -72,19 +80,21 @@ def open_uplink(
     if wanted not in KINDS:
         raise ValueError(f"{wanted!r} is none of {', '.join(KINDS)}")
     try:
-        return _opened(host, inside, outside, run, wanted, rootless=rootless)
+        return _opened(host, inside, outside, run, wanted, rootless=rootless, ipv6=ipv6)
     except NetlinkError as error:
         raise SetupError("open the uplink", "", error.code) from None
     except OSError as error:
         raise SetupError.from_os_error("open the uplink", error) from None
 
 
-def _opened(host: IPRoute, inside: IPRoute, outside: HostThread | None, run: str, wanted: str, *, rootless: bool) -> Uplink:
+def _opened(
+    host: IPRoute, inside: IPRoute, outside: HostThread | None, run: str, wanted: str, *, rootless: bool, ipv6: bool
+) -> Uplink:
     if wanted in ("auto", "veth") and not rootless:
         from pytest_isolate.network.veth_uplink import VethUplink
 
         try:
-            return VethUplink(host, inside, outside or _thread(host), run)
+            return VethUplink(host, inside, outside or _thread(host), run, ipv6=ipv6)
         except MissingCapability as error:
             if wanted == "veth":
                 raise

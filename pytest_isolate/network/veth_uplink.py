@@ -60,6 +60,7 @@ class VethUplink:
         host: a socket of the host's network namespace.
         inside: one of the run's.
         outside: a thread in the host's.
+        ipv6: open IPv6, too, where both have it.
         tables: ``nft`` or ``iptables``; None: the first that works.
 
     Raises:
@@ -70,9 +71,12 @@ class VethUplink:
     kind = "veth"
     interface = INSIDE
 
-    def __init__(self, host: IPRoute, inside: IPRoute, outside: HostThread, run: str, tables: str | None = None) -> None:
+    def __init__(
+        self, host: IPRoute, inside: IPRoute, outside: HostThread, run: str, tables: str | None = None, *, ipv6: bool = True
+    ) -> None:
         self._host, self._inside, self._outside, self._run = host, inside, outside, run
         self._notes: list[str] = []
+        self._wants_ipv6 = ipv6
         self._nft: NftSocket | None = None
         self._iptables: Iptables | None = None
         self._name = PREFIX + hashlib.sha256(run.encode()).hexdigest()[:8]
@@ -132,7 +136,7 @@ class VethUplink:
         (self._index,) = self._host.link_lookup(ifname=self._name)
         self._stack.callback(_suppressed, self._host.link, "del", index=self._index)
         (peer,) = self._inside.link_lookup(ifname=INSIDE)
-        self._ipv6 = self._outside.call(has_ipv6) and has_ipv6()
+        self._ipv6 = self._wants_ipv6 and self._outside.call(has_ipv6) and has_ipv6()
         # The alias comes first: whoever finds the interface knows whose it is.
         self._host.link("set", index=self._index, ifalias=self._run)
         self._host.addr("add", index=self._index, address=self._host4, prefixlen=30)
