@@ -17,6 +17,7 @@ from pytest_isolate.kernel.cgroup_mounts import Place
 from pytest_isolate.kernel.cgroup_runs import remove_tree
 from pytest_isolate.kernel.cgroup_types import Caps, Group, IoCap
 from pytest_isolate.kernel.cgroup_v2_base import enable, give_back, locked, make_room
+from pytest_isolate.kernel.cgroup_v2_place import hand_down_hint
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.units import format_size
 
@@ -69,8 +70,9 @@ class V2Hierarchy:
             return
         for name in self._wanted:
             if name not in there:
-                why = f"{self._base}/cgroup.controllers has only {' '.join(there) or 'nothing'}: {name} isn't handed down to it"
-                self._refuse([name], why, _handed_down_hint(name))
+                has = f"has only {' '.join(there)}" if there else "is empty"
+                why = f"{self._base}/cgroup.controllers {has}: {name} isn't handed down to it"
+                self._refuse([name], why, hand_down_hint(self._base, name))
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -194,16 +196,6 @@ def _has_swap() -> bool:
 def _io_max(cap: IoCap) -> str:
     rates = [f"{key}={rate}" for key, rate in (("rbps", cap.read), ("wbps", cap.write)) if rate is not None]
     return f"{cap.major}:{cap.minor} {' '.join(rates)}"
-
-
-def _handed_down_hint(name: str) -> str:
-    """systemd hands cpu, memory and pids to a user's manager, not io (user@.service, Delegate=)."""
-    if os.geteuid() == 0:
-        return f"enable it in every cgroup above (echo +{name} > …/cgroup.subtree_control), or leave the cap out"
-    return (
-        "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' "
-        "> /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload; then log in again"
-    )
 
 
 def _create_hint(error: OSError, caps: Caps) -> str:

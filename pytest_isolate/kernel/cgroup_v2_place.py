@@ -11,10 +11,11 @@ import os
 import shlex
 from typing import Final
 
+from pytest_isolate.kernel.cgroup_files import read
 from pytest_isolate.kernel.cgroup_mounts import CgroupMount, Place, beneath
 from pytest_isolate.kernel.cgroup_v2_base import LEAF, needs_no_return
 
-__all__ = ["is_delegated", "own_directory", "systemd_runs", "unified_hint", "unified_place_of"]
+__all__ = ["hand_down_hint", "is_delegated", "own_directory", "systemd_runs", "unified_hint", "unified_place_of"]
 
 _ABSENT_HINT: Final = "boot a kernel that has the controller, or leave the cap out"
 
@@ -92,3 +93,25 @@ def unified_hint(mounts: list[CgroupMount], command: str) -> str:
         f"as root: mkdir {directory} && chown -R {os.geteuid()} {directory} && echo SHELL-PID > {directory}/cgroup.procs; "
         f"then in that shell: {command}"
     )
+
+
+def hand_down_hint(base: str, name: str) -> str:
+    """What to type so that `base` has the controller `name`.
+
+    systemd hands cpu, memory and pids to a user's manager, not io (user@.service, Delegate=), and on a hybrid host no controller
+    of the v2 tree to anybody.
+    """
+    if os.geteuid() != 0:
+        return (
+            "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' "
+            "> /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload; then log in again"
+        )
+    lacking: list[str] = []
+    above = os.path.dirname(base)
+    while os.path.exists(f"{above}/cgroup.subtree_control"):
+        if name not in read(f"{above}/cgroup.subtree_control").split():
+            lacking.insert(0, shlex.quote(above))
+        above = os.path.dirname(above)
+    if not lacking:
+        return f"outside of this container: enable it in every cgroup above (echo +{name} > …/cgroup.subtree_control)"
+    return f"for cgroup in {' '.join(lacking)}; do echo +{name} > $cgroup/cgroup.subtree_control; done"

@@ -30,7 +30,7 @@ _PATIENCE: Final = 5.0
 """Seconds for a server to have mounted."""
 
 _SPECIAL: Final = frozenset(":,\\")
-"""Characters that separate its options, and that not every version can escape."""
+"""Characters that separate its options, and that not every version can escape: such a path is told as one of /proc/self/fd."""
 
 
 def mount_point(number: int) -> str:
@@ -57,9 +57,8 @@ class FuseOverlay(Operation):
     number: int
 
     @classmethod
-    def of(cls, server: str, layer: Layer, number: int) -> FuseOverlay | None:
-        """None where the path of the layer can't be told to it."""
-        return None if _SPECIAL & set(layer.lower) else cls(server, layer.lower, layer.path, number)
+    def of(cls, server: str, layer: Layer, number: int) -> FuseOverlay:
+        return cls(server, layer.lower, layer.path, number)
 
     def describe(self) -> str:
         return f"fuse-overlayfs {self.target} (the host's below, writes are thrown away)"
@@ -106,7 +105,11 @@ class FuseOverlay(Operation):
                 with suppress(OSError, ValueError):
                     signal.signal(number, signal.SIG_DFL)
             keep_over_exec()
-            layers = f"lowerdir={self.lower},upperdir={UPPER}/{self.number},workdir={UPPER}/{WORK}{self.number}"
+            lower = self.lower
+            if _SPECIAL & set(lower):
+                os.set_inheritable(fd := os.open(lower, os.O_PATH | os.O_DIRECTORY), True)
+                lower = f"/proc/self/fd/{fd}"
+            layers = f"lowerdir={lower},upperdir={UPPER}/{self.number},workdir={UPPER}/{WORK}{self.number}"
             # Others than its own user may come by ids that are mapped in the sandbox. Without a write-back cache, so that
             # a full disk is told to whoever writes, not to nobody later.
             os.execv(self.server, [self.server, "-f", "-o", f"{layers},allow_other,writeback=0", point])
@@ -139,8 +142,6 @@ def stop(server: int) -> None:
 def probe_layer(server: str, layer: Layer, number: int) -> bool:
     """Whether it can serve `layer`: mounted once and bound to its place in ROOT, which the caller takes down."""
     overlay = FuseOverlay.of(server, layer, number)
-    if overlay is None:
-        return False
     try:
         running = overlay.serve()
     except SetupError:

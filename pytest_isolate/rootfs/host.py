@@ -272,8 +272,9 @@ class HostRoot:
         return apart and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
 
     def _layer(self, layer: Layer, number: int) -> Operation:
-        served = FuseOverlay.of(layer.server, layer, number) if layer.server else None
-        return served or Overlay(layer.lower, layer.path, number, self.options, layer.flags)
+        if layer.server:
+            return FuseOverlay.of(layer.server, layer, number)
+        return Overlay(layer.lower, layer.path, number, self.options, layer.flags)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_isolate.kernel.cgroup import Caps, Hierarchy, read_usage
 from pytest_isolate.kernel.cgroup_v2_base import LEAF, give_back, make_room
+from pytest_isolate.kernel.cgroup_v2_place import hand_down_hint
 from pytest_isolate.model.errors import SetupError
 from tests.support.callers import CALLERS, Caller, caller
 from tests.support.capabilities import on_layout, requires
@@ -65,6 +66,24 @@ def in_base(base: Path, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", IN_BASE + code, str(base)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=30
     )
+
+
+@as_root
+@on_layout("hybrid", "v2")
+def test_command_that_is_told_hands_a_controller_down(base: Path) -> None:
+    root = base.parent
+    (inner := base / "in it").mkdir()
+    enabled = (root / "cgroup.subtree_control").read_text().split()
+    name = (root / "cgroup.controllers").read_text().split()[0]
+    try:
+        assert name not in (inner / "cgroup.controllers").read_text().split()
+        subprocess.run(["sh", "-c", hand_down_hint(str(inner), name)], check=True)
+        assert name in (inner / "cgroup.controllers").read_text().split()
+    finally:
+        inner.rmdir()
+        base.rmdir()
+        if name not in enabled:
+            (root / "cgroup.subtree_control").write_text(f"-{name}")
 
 
 @as_root

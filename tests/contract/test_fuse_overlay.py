@@ -21,19 +21,19 @@ mount --make-rprivate /
 mount -t tmpfs none {base}
 cd {base}
 chmod 755 .
-mkdir lower upper work once second twice
+mkdir lower upper work once second '{name}'
 echo lower > lower/file
 chown -R {user}:{user} lower upper
 mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work once
 mount -t tmpfs none second
 mkdir second/upper second/work
 chown {user}:{user} second/upper
-mount -t overlay overlay -o lowerdir=once,upperdir=second/upper,workdir=second/work twice
+mount -t overlay overlay -o lowerdir=once,upperdir=second/upper,workdir=second/work '{name}'
 mknod fuse c 10 229
 chmod 666 fuse
 mount --bind fuse /dev/fuse
-cd twice
-exec setpriv --reuid {user} --regid {user} --clear-groups env -i PATH=/usr/bin:/bin PYTHONPATH={tree} HOME={base}/twice TMPDIR=/tmp {python} -c "$1"
+cd '{name}'
+exec setpriv --reuid {user} --regid {user} --clear-groups env -i PATH=/usr/bin:/bin PYTHONPATH={tree} HOME='{base}/{name}' TMPDIR=/tmp {python} -c "$1"
 """
 
 CASE = """
@@ -56,8 +56,8 @@ def in_nested() -> Iterator[Any]:
     Not below /tmp, which would have to be taken apart: beside a busy one the directory would be one too many.
     """
 
-    def run(code: str) -> Any:
-        script = NESTED.format(base=base, user=USER_ID, tree=package_tree(), python=find_python())
+    def run(code: str, name: str = "twice") -> Any:
+        script = NESTED.format(base=base, name=name, user=USER_ID, tree=package_tree(), python=find_python())
         command = ["unshare", "--mount", "sh", "-c", script, "sh", CASE + textwrap.dedent(code)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -67,17 +67,19 @@ def in_nested() -> Iterator[Any]:
         yield run
 
 
-def test_writes_are_thrown_away_as_with_the_kernels(in_nested: Any) -> None:
-    output, mounts, after, left = in_nested("""
+@pytest.mark.parametrize("name", ["twice", "t:w,i\\c e"])
+def test_writes_are_thrown_away_as_with_the_kernels(in_nested: Any, name: str) -> None:
+    code = """
         with Sandbox(Spec(), pool=pool) as box:
             script = "cat file; echo changed > file; echo new > new; cat file new; rm file; ls; grep ' fuse.fuse-overlayfs ' /proc/self/mountinfo"
             done = box.run(["sh", "-c", script], cwd=os.getcwd(), check=True)
         pool.close()
         *output, mounts = done.stdout.decode().splitlines()
         print(json.dumps([output, mounts, [sorted(os.listdir()), open("file").read()], servers()]))
-    """)
+    """
+    output, mounts, after, left = in_nested(code, name)
     assert output == ["lower", "changed", "new", "new"]
-    assert "/twice " in mounts
+    assert f"/{name} ".replace("\\", r"\134").replace("c e", r"c\040e") in mounts
     assert after == [["file"], "lower\n"]
     assert left == []
 

@@ -51,6 +51,9 @@ def test_isolated():
 """
 
 
+_DOCTOR: Final = ("python", "-m", "pytest_isolate", "doctor")
+
+
 class TierError(Exception):
     """The machine could not be made to do what a job needs."""
 
@@ -90,6 +93,8 @@ class Tier:
             self.say(f"{variant.name}: Linux {facts.kernel}, {facts.layout}, up after {booted - start:.0f} s")
             if facts.layout != variant.layout:
                 raise TierError(f"{variant.name}: cgroups are laid out as {facts.layout}, not {variant.layout}")
+            for name in variant.mended:
+                self._mend(machine, name)
             suites = {}
             refusals = {}
             if variant.refusals:
@@ -103,10 +108,16 @@ class Tier:
             self._keep(variant, "console.log", machine.log())
             machine.stop()
 
+    def _mend(self, machine: Machine, name: str) -> None:
+        """Type what the doctor tells root about the capability `name`."""
+        found = {one["name"]: one for one in json.loads(self._output(machine, "root", [*_DOCTOR, "--json"]))["capabilities"]}
+        if found[name]["state"] == "works":
+            raise TierError(f"{machine.name}: {name} works, and was expected to be missing")
+        self._output(machine, "root", ["sh", "-euc", found[name]["remedy"]])
+
     def _suite(self, machine: Machine, variant: Variant, user: str) -> SuiteResult:
-        command = ["python", "-m", "pytest_isolate", "doctor"]
-        self._keep(variant, f"{user}-doctor.txt", self._execute(machine, user, command, timeout=120)[1])
-        doctor = DoctorResult.of(json.loads(self._output(machine, user, [*command, "--json"])))
+        self._keep(variant, f"{user}-doctor.txt", self._execute(machine, user, _DOCTOR, timeout=120)[1])
+        doctor = DoctorResult.of(json.loads(self._output(machine, user, [*_DOCTOR, "--json"])))
         without = tuple(variant.without.get(user, ()))
         demanded = ",".join(("all", *(f"!{name}" for name in without)))
         report = f"/var/tmp/{user}.xml"
@@ -151,7 +162,7 @@ class Tier:
 
     def _refused(self, machine: Machine, variant: Variant, refusal: Refusal, user: str) -> RefusalResult:
         """The doctor's report and a tiny isolated test, which must agree with what is expected and name the cause."""
-        status, report = self._execute(machine, user, ["python", "-m", "pytest_isolate", "doctor"], timeout=120)
+        status, report = self._execute(machine, user, _DOCTOR, timeout=120)
         script = f"rm -rf ~/tiny; mkdir ~/tiny; cd ~/tiny; printf %s {shlex.quote(_TINY)} >test_tiny.py; exec pytest -q -p no:cacheprovider"
         tiny, log = self._execute(machine, user, ["sh", "-c", script], timeout=120)
         self._keep(variant, f"{refusal.name}-{user}.txt", f"{report}\n--- exit status {status}\n{log}")

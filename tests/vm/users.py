@@ -45,7 +45,9 @@ def started(user: str, command: Sequence[str], env: Mapping[str, str] = MappingP
         manager = ["--user"]
     elif user == "login":
         options += ["--property=User=tester", "--property=PAMName=login"]
+    # A service's command line has variables, whose $ is doubled where it is none (systemd.service(5)).
+    escaped = [argument.replace("$", "$$") for argument in command]
     return Started(
-        [*prefix, "systemd-run", *manager, *options, *settings, "--", "/usr/bin/env", *command],
+        [*prefix, "systemd-run", *manager, *options, *settings, "--", "/usr/bin/env", *escaped],
         [*prefix, "systemctl", *manager, "kill", "--signal=KILL", f"{unit}.service"],
     )
