@@ -144,13 +144,13 @@ class Seen:
     """What one packet says.
 
     Attributes:
-        kind: ``asks`` for a connection, ``accepts`` or ``refuses`` one; ``sends`` a datagram.
+        kind: ``asks`` for a connection, ``accepts`` or ``refuses`` one, ``resets`` one that there may be; ``sends`` a datagram.
         local: the address that wanted the contact.
         local_port: of a datagram; 0 otherwise.
         remote: with whom.
     """
 
-    kind: Literal["asks", "accepts", "refuses", "sends"]
+    kind: Literal["asks", "accepts", "refuses", "resets", "sends"]
     local: str
     local_port: int
     remote: Contact
@@ -182,7 +182,7 @@ def _read(packet: bytes) -> Seen | None:
     if flags & _RST:
         # In answer to a SYN it has the sequence number 0 and acknowledges (RFC 9293, 3.5.2); others end what was connected.
         refuses = flags & _ACK and rest[4:8] == bytes(4)
-        return Seen("refuses", target, 0, ("tcp", source, source_port)) if refuses else None
+        return Seen("refuses" if refuses else "resets", target, 0, ("tcp", source, source_port))
     if flags & _SYN and flags & _ACK:
         return Seen("accepts", target, 0, ("tcp", source, source_port))
     return Seen("asks", source, 0, ("tcp", target, target_port)) if flags & _SYN else None

@@ -186,6 +186,11 @@ class Watch:
             if not _is_for_one(seen.remote[1]):
                 return
             _put(record.sent, (seen.local_port, seen.remote))
+        if seen.kind == "resets":
+            # The end of a connection, or of none: pasta gives its answer to a SYN a sequence number.
+            if seen.remote in record.wanted and seen.remote not in record.reached:
+                _put(record.refused, seen.remote)
+            return
         _put(record.wanted, seen.remote)
         if seen.kind == "accepts":
             _put(record.reached, seen.remote)

@@ -36,8 +36,8 @@ CASES = [
     (packet(6, segment(SYN), HERE6, THERE6), Seen("asks", HERE6, 0, ("tcp", THERE6, 80))),
     (packet(6, segment(SYN_ACK, 99, 80, 40000), THERE, HERE), Seen("accepts", HERE, 0, ("tcp", THERE, 80))),
     (packet(6, segment(RST_ACK, 0, 80, 40000), THERE, HERE), Seen("refuses", HERE, 0, ("tcp", THERE, 80))),
-    (packet(6, segment(RST_ACK, 5, 80, 40000), THERE, HERE), None),  # ends a connection
-    (packet(6, segment(RST, 0, 80, 40000), THERE, HERE), None),
+    (packet(6, segment(RST_ACK, 5, 80, 40000), THERE, HERE), Seen("resets", HERE, 0, ("tcp", THERE, 80))),
+    (packet(6, segment(RST, 0, 80, 40000), THERE, HERE), Seen("resets", HERE, 0, ("tcp", THERE, 80))),
     (packet(6, segment(0x10)), None),
     (packet(17, struct.pack("!4H", 5, 53, 8, 0)), Seen("sends", HERE, 5, ("udp", THERE, 53))),
     (packet(1, UNREACHABLE + packet(17, struct.pack("!4H", 5, 53, 8, 0)), THERE, HERE), Seen("refuses", HERE, 0, ("udp", THERE, 53))),
