@@ -13,7 +13,8 @@ from tests.support.world import HOST4, HOST6, WORLD4, WORLD6, World
 pytestmark = [requires("root", "nft")]
 
 CALLERS = pytest.mark.parametrize(
-    "user", [pytest.param(False, id="root"), pytest.param(True, id="user", marks=requires("unprivileged-user", "userns", "pasta"))]
+    "user",
+    [pytest.param(False, id="root"), pytest.param(True, id="user", marks=requires("unprivileged-user", "userns", "pasta"))],
 )
 
 ASK = """
