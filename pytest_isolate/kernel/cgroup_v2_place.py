@@ -98,10 +98,10 @@ def unified_hint(mounts: list[CgroupMount], command: str) -> str:
 def hand_down_hint(base: str, name: str) -> str:
     """What to type so that `base` has the controller `name`.
 
-    systemd hands cpu, memory and pids to a user's manager, not io (user@.service, Delegate=), and on a hybrid host no controller
-    of the v2 tree to anybody.
+    Where everything is on v2, systemd hands cpu, memory and pids to a user's manager, not io (user@.service, Delegate=); on a hybrid
+    host it hands no controller of the v2 tree to anybody.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         return (
             "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' "
             "> /etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload; then log in again"
@@ -114,4 +114,5 @@ def hand_down_hint(base: str, name: str) -> str:
         above = os.path.dirname(above)
     if not lacking:
         return f"outside of this container: enable it in every cgroup above (echo +{name} > …/cgroup.subtree_control)"
-    return f"for cgroup in {' '.join(lacking)}; do echo +{name} > $cgroup/cgroup.subtree_control; done"
+    begin = "" if os.geteuid() == 0 else "as root: "
+    return f"{begin}for cgroup in {' '.join(lacking)}; do echo +{name} > $cgroup/cgroup.subtree_control; done"

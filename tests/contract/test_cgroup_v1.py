@@ -27,7 +27,7 @@ from pytest_isolate.model.errors import MissingCapability, SetupError
 from tests.support.capabilities import on_layout, requires
 from tests.support.cgroups import burn, directories_of, inside, own_hierarchy
 
-pytestmark = [requires("root"), on_layout("v1", "hybrid")]
+pytestmark = [requires("root"), on_layout("v1", "hybrid", "mixed")]
 MIB = 1 << 20
 
 
@@ -122,6 +122,7 @@ def test_cap_of_a_missing_controller_is_refused_and_leaves_nothing(delegated: An
         assert hierarchy.remove_run()
 
 
+@on_layout("v1", "hybrid")
 @requires("cgroup-memory", "cgroup-swap")
 @pytest.mark.parametrize("swap,total", [(None, 16 * MIB), (0, 16 * MIB), (8 * MIB, 24 * MIB)])
 def test_swap_is_capped_on_top_of_memory(hierarchy: Hierarchy, swap: int | None, total: int) -> None:

@@ -69,7 +69,7 @@ def in_base(base: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 @as_root
-@on_layout("hybrid", "v2")
+@on_layout("hybrid", "mixed", "v2")
 def test_command_that_is_told_hands_a_controller_down(base: Path) -> None:
     root = base.parent
     (inner := base / "in it").mkdir()
@@ -87,7 +87,7 @@ def test_command_that_is_told_hands_a_controller_down(base: Path) -> None:
 
 
 @as_root
-@on_layout("hybrid", "v2")
+@on_layout("hybrid", "mixed", "v2")
 def test_family_moves_to_a_leaf_and_back(base: Path) -> None:
     done = in_base(
         base,
@@ -110,7 +110,7 @@ print(json.dumps([where(), os.path.exists(f"{base}/{LEAF}")]))
 
 
 @as_root
-@on_layout("hybrid", "v2")
+@on_layout("hybrid", "mixed", "v2")
 def test_somebody_elses_process_stays_where_it_is_and_is_named(base: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
@@ -124,7 +124,7 @@ def test_somebody_elses_process_stays_where_it_is_and_is_named(base: Path) -> No
 
 
 @as_root
-@on_layout("hybrid", "v2")
+@on_layout("hybrid", "mixed", "v2")
 def test_leaf_stays_while_another_run_needs_it(base: Path) -> None:
     (base / LEAF).mkdir()
     other = base / "pytest-isolate-1-1-0.1"

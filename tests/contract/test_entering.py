@@ -182,7 +182,7 @@ REFUSALS = [
     ("clone", 56, 0, 0x4000, errno.EAGAIN),  # CLONE_VFORK: of the one that makes the process
     ("setns", 308, 1, 0x20000000, errno.EPERM),
     # CLONE_PARENT: of the process. In a v2 group it is born by clone3, whose flags no filter can see.
-    pytest.param("clone", 56, 0, 0x8000, errno.ENOMEM, marks=on_layout("v1", "hybrid")),
+    pytest.param("clone", 56, 0, 0x8000, errno.ENOMEM, marks=on_layout("v1", "hybrid", "mixed")),
 ]
 
 FILTER = """

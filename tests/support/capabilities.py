@@ -28,7 +28,7 @@ from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.probe.capability import Report
 from tests.support.unprivileged import USER_ID, find_python, run_as_user
 
-__all__ = ["on_layout", "pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
+__all__ = ["layout_here", "on_layout", "pytest_configure", "pytest_runtest_setup", "requires", "why_missing"]
 
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -41,12 +41,20 @@ def requires(*names: str) -> pytest.MarkDecorator:
 
 
 def on_layout(*names: str) -> pytest.MarkDecorator:
-    """Marker of a test of what only such machines have: ``v1``, ``hybrid``, ``v2``.
+    """Marker of a test of what only such machines have: ``v1``, ``hybrid``, ``v2``; ``mixed`` is a hybrid with memory on v2.
 
     Elsewhere it is skipped, whatever ISOLATE_REQUIRE says: no machine has all of them. CI has the machine that it runs on and
     virtual ones (`tox -e vm`).
     """
     return pytest.mark.on_layout(*names)
+
+
+@cache
+def layout_here() -> str:
+    """As `on_layout` calls it."""
+    layout = detect().layout
+    v1 = [line.split(":")[1].split(",") for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return "mixed" if layout == "hybrid" and ["memory"] not in v1 else layout
 
 
 @cache
@@ -63,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("on_layout"):
-        if (layout := detect().layout) not in mark.args:
+        if (layout := layout_here()) not in mark.args:
             pytest.skip(f"cgroup layout {layout}, and this is about {' and '.join(mark.args)}")
     demanded = os.environ.get("ISOLATE_REQUIRE", "").split(",")
     for name in dict.fromkeys(name for mark in item.iter_markers("requires") for name in mark.args):
