@@ -218,6 +218,7 @@ class Network:
                 )  # fmt: skip
             with kernel_refused("configure", INTERFACE), _inside(namespace), Route() as route:
                 route.do(*self._configuration(address))
+                _free_low_ports()
             if shape is not None:
                 shape(self.rt, index, "rx")
                 with inside(namespace) as rt:
@@ -265,6 +266,12 @@ class Network:
                 self.route.do(set_link(link.index, up=False))
         self.pool.give_back(IPv4(link.address.ip))
         return link
+
+
+def _free_low_ports() -> None:
+    """Any user may bind ports below 1024 in the calling thread's network namespace, as in Docker's: it is nobody else's."""
+    with suppress(OSError), open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w", encoding="ascii") as file:
+        file.write("0")
 
 
 def _mac(ip: IPv4) -> str:

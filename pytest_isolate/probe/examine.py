@@ -6,6 +6,7 @@ from pytest_isolate import __version__
 from pytest_isolate.kernel.cgroup import detect
 from pytest_isolate.machine.reading import read_machine
 from pytest_isolate.machine.remedies import advice
+from pytest_isolate.probe.bridges import probe_bridges
 from pytest_isolate.probe.capability import Place, Report
 from pytest_isolate.probe.keys import key_states
 from pytest_isolate.probe.links import probe_links
@@ -37,6 +38,7 @@ def examine(delegated: str | None = None) -> Report:
         probe_subordinate_ids(machine, userns=namespaces[0].state == "works"),
         *probe_cgroups(machine, delegated),
         probe_kernel_log(),
+        *probe_bridges(net=nets),
         *probe_links(net=nets),
         try_sandbox(delegated),
     )

@@ -19,7 +19,9 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "swap": ("cgroup-memory", "cgroup-swap"),
     "pids": ("cgroup-pids",),
     "io": ("cgroup-io",),
-    "bandwidth": ("tbf", "netem"),
+    "net": ("bridge", "uplink"),
+    "publish": ("bridge",),
+    "bandwidth": ("bridge", "tbf", "netem"),
     "rootfs": ("overlay",),
     "user": ("subordinate-ids",),
 }
@@ -39,6 +41,9 @@ def _key_state(name: str, known: Mapping[str, Capability]) -> KeyState:
         return KeyState(name, "missing", "see sandbox")
     needed = [known[need] for need in NEEDS.get(name, ())]
     worst = min(needed, key=lambda capability: _ORDER.index(capability.state), default=None)
+    if name == "net" and worst is not None and worst.state != "works":
+        # The other modes take nothing of it.
+        return KeyState(name, "weaker", f"see {worst.name}")
     if worst is not None and worst.state != "works":
         return KeyState(name, worst.state, f"see {worst.name}")
     if name == "io" and (refused := _no_device()):

@@ -196,10 +196,12 @@ class Pool:
         while builder is not None and len(self._orders) < self._depth:
             if (spec := next(self._expected, None)) is None:
                 return
-            if spec.net.mode == "container":  # whose it may not exist yet
-                continue
             wanted = spec.sandbox()
-            self._orders.append((self._order(builder, wanted, None), wanted, files_of(wanted), None))
+            owner = self.names.get(spec.net.container or "")
+            if spec.net.container is not None and (owner is None or not owner.open):  # it may come to be until then
+                continue
+            join = owner.number if owner is not None else None
+            self._orders.append((self._order(builder, wanted, join), wanted, files_of(wanted), join))
 
     def facts(self) -> Facts:
         """Waits for the builder's greeting. Raises as `acquire`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from tests.support.callers import Caller, caller
+from tests.support.capabilities import why_missing
 
 __all__ = ["caller"]
 
@@ -188,7 +189,7 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 53)); p
 while True:
     data, peer = s.recvfrom(100); s.sendto(data.upper(), peer)
 '''
-with box(net={"internal": True}, user="root", publish=["53/udp"]) as web:
+with box(net={"internal": True}, publish=["53/udp"]) as web:
     process = web.popen([PYTHON, "-I", "-S", "-c", code], stdout=subprocess.PIPE)
     process.stdout.readline()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
@@ -306,3 +307,80 @@ tell(found)
     )
     assert len(set(addresses)) == 1
     assert addresses[0]
+
+
+def test_bandwidth_holds_in_both_directions(caller: Caller) -> None:
+    # 2 Mbit/s are 250 kB a second: half a megabyte takes two seconds, and a moment without the limit.
+    slow, fast = caller.run(
+        """
+CODE = '''
+import socket, sys, time
+if len(sys.argv) == 1:
+    s = socket.create_server(("0.0.0.0", 8080)); print("up", flush=True)
+    while True:
+        c, _ = s.accept()
+        while c.recv(65536): pass
+        c.sendall(bytes(500_000)); c.close()
+with socket.create_connection((sys.argv[1], 8080)) as s:
+    begun = time.monotonic(); s.sendall(bytes(500_000)); s.shutdown(socket.SHUT_WR); first = s.recv(1); sent = time.monotonic() - begun
+    begun = time.monotonic()
+    while s.recv(65536): pass
+    print(sent, time.monotonic() - begun)
+'''
+def measured(**spec):
+    with box(net={"internal": True}, **spec) as client:
+        return list(map(float, client.run([PYTHON, "-I", "-S", "-c", CODE, server.address.ip], check=True, timeout=60).stdout.split()))
+with box(net={"internal": True}) as server:
+    process = server.popen([PYTHON, "-I", "-S", "-c", CODE], stdout=subprocess.PIPE); process.stdout.readline()
+    tell([measured(bandwidth={"rx": "2mbit", "tx": "2mbit"}), measured()])
+"""
+    )
+    assert all(seconds > 1.2 for seconds in slow)
+    assert all(fast_one < slow_one for fast_one, slow_one in zip(fast, slow, strict=True))
+
+
+def test_delay_is_there_or_netem_is_named(caller: Caller) -> None:
+    told = caller.run(
+        SERVER
+        + """
+import time
+try:
+    with box(net=INTERNAL) as server, box(net=INTERNAL, bandwidth={"delay": "50ms"}) as client:
+        serve(server)
+        begun = time.monotonic(); ask(client, server.address.ip)
+        tell(time.monotonic() - begun)
+except MissingCapability as error:
+    tell([error.capability, error.keys, str(error)])
+"""
+    )
+    if why_missing("netem"):
+        capability, keys, text = told
+        assert (capability, keys) == ("netem", ["bandwidth"])
+        assert "modprobe sch_netem" in text
+    else:
+        assert told > 0.1  # there and back
+
+
+def test_ipv6_listener_is_published(caller: Caller) -> None:
+    assert caller.run(
+        SERVER
+        + """
+with box(net=INTERNAL, publish=["[::1]::8080"]) as web:
+    serve(web)
+    host, port = web.ports[8080, "tcp"]
+    with socket.create_connection((host, port), timeout=5) as s:
+        tell([host, s.makefile().read() == web.address.gateway])
+"""
+    ) == ["::1", True]
+
+
+def test_names_and_ports_go_with_the_sandbox(caller: Caller) -> None:
+    answers = caller.run(
+        SERVER
+        + """
+with box(net=INTERNAL) as client:
+    with box(name="web", net=INTERNAL): before = ask(client, "web")
+    tell([before, ask(client, "web")])
+"""
+    )
+    assert answers == ["ECONNREFUSED", "gaierror"]

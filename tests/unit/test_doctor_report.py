@@ -31,6 +31,8 @@ CAPABILITIES = (
     Capability("cgroup-pids", "works"),
     Capability("cgroup-io", "works"),
     Capability("cgroup-swap", "missing", "it takes cgroup-memory", cause="cgroup"),
+    Capability("bridge", "works"),
+    Capability("uplink", "works"),
     Capability("tbf", "works"),
     Capability("netem", "works"),
     Capability("sandbox", "works"),

@@ -43,6 +43,13 @@ _ESSENCE: Final = (
     f"{_NAMESPACES}::test_net_none_has_a_working_loopback_and_nothing_else",
     f"{_NAMESPACES}::test_bare_ids_are_the_callers_and_privileges_cannot_grow",
     f"{_NAMESPACES}::test_user_root_is_uid_0_and_can_chown_through_subordinate_ids",
+    # Each network mode, the way out of bridges, and what is left when their process is killed.
+    "tests/contract/test_network_modes.py",
+    "tests/contract/test_bridge.py::test_partition_loses_packets_silently_until_it_is_healed",
+    "tests/contract/test_bridge.py::test_ports_are_published_on_the_host",
+    "tests/contract/test_bridge.py::test_delay_is_there_or_netem_is_named",
+    "tests/contract/test_bridge_outside.py::test_the_world_sees_the_host_s_address",
+    "tests/contract/test_network_faults.py::test_nothing_is_left_after_sigkill",
     # Queueing disciplines: netem is a module in Debian's kernels, and in no other that we run on.
     f"{_PARTS}::test_delay_and_jitter_are_added_to_each_packet",
     f"{_PARTS}::test_a_share_of_the_packets_is_lost",
