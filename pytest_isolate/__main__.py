@@ -132,10 +132,19 @@ def _spec(options: argparse.Namespace) -> Spec:
     return spec
 
 
+def _print_network(box: Sandbox) -> None:
+    """Where it is, and where its published ports are; what was changed on the host for it."""
+    if box.address is not None:
+        print(f"pytest-isolate: {box.address.ip} on network {box.address.network}", file=sys.stderr)
+    for (port, protocol), (host, host_port) in box.ports.items():
+        print(f"pytest-isolate: published {host}:{host_port} -> {port}/{protocol}", file=sys.stderr)
+
+
 def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
     pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
     try:
         with Sandbox(spec, pool=pool) as box:
+            _print_network(box)
             started = time.monotonic()
             with _forwarding() as forward_to:
                 try:

@@ -31,6 +31,8 @@ class IoLimit:
 
 
 _NOWHERE: Final = Net()
+_OF_BRIDGES: Final = ("publish", "bandwidth")
+"""Keys that mean nothing with another network mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Spec:
     def without(self, keys: Iterable[str]) -> Spec:
         """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
         defaults = Spec()
-        return replace(self, **{key: getattr(defaults, key) for key in keys})
+        given_up = {*keys, *(_OF_BRIDGES if "net" in keys else ())}
+        return replace(self, **{key: getattr(defaults, key) for key in given_up})
 
     def to_json(self) -> dict[str, Any]:
         """Only what differs from a bare spec."""

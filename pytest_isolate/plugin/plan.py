@@ -71,7 +71,7 @@ class _Planner:
         rows = [(key, show(key, getattr(spec, key)), places.get(key, "default")) for key in KEYS]
         rows = [row for row in rows if row[0] in places or row[1]]
         wide = max(len(value) for _, value, _ in rows)
-        yield f"{'namespaces':10} {_NAMESPACES}"
+        yield f"{'namespaces':10} {_namespaces(spec)}"
         for key, value, place in rows:
             yield f"{key:10} {value:{wide}}  {place}"
         mounts = tuple(self._mounts(spec))
@@ -94,6 +94,14 @@ class _Planner:
             return str(error).splitlines()
 
 
+def _namespaces(spec: Spec) -> str:
+    """Those of its own, and whose network it is in where that isn't one of them."""
+    if spec.net.own:
+        return _NAMESPACES
+    whose = "the host's" if spec.net.mode == "host" else f"that of {spec.net.container!r}"
+    return f"{_NAMESPACES.replace('network, ', '')}; network: {whose}"
+
+
 def show(key: str, value: Any) -> str:
     """A value of a spec for people; empty for one that asks for nothing."""
     if value is None or value == ():
@@ -109,4 +117,4 @@ def show(key: str, value: Any) -> str:
         return ", ".join([*rates, f"of the device of {value.path or 'the working directory'}"])
     if key == "env":
         return ", ".join(f"{name} unset" if content is None else f"{name}={content}" for name, content in value)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -126,3 +127,17 @@ def test_interactive_shell_has_job_control_on_the_terminal() -> None:
     _pid, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 6
+
+
+def test_bridge_says_where_it_is_and_where_its_ports_are(caller: Caller) -> None:
+    script = "import socket; print([name for _, name in socket.if_nameindex()], socket.gethostbyname('box'))"
+    done = caller.python(
+        *RUN, "--net=bridge,internal", "--hostname=box", "--publish=8080", "--publish=:53/udp", "--", sys.executable if caller.is_root else "python3", "-c", script
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    where, tcp, udp = done.stderr.splitlines()
+    address = re.fullmatch(r"pytest-isolate: (\S+) on network bridge", where)
+    assert address is not None
+    assert done.stdout == f"['lo', 'eth0'] {address[1]}\n"
+    assert re.fullmatch(r"pytest-isolate: published 127\.0\.0\.1:\d+ -> 8080/tcp", tcp)
+    assert re.fullmatch(r"pytest-isolate: published 127\.0\.0\.1:\d+ -> 53/udp", udp)

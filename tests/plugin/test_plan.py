@@ -105,3 +105,29 @@ def test_plan_with_a_bad_marker_is_a_collection_error(suite: pytest.Pytester, mo
 
 def test_plan_works_without_a_terminal(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(suite, monkeypatch, "--isolate-plan", "-p", "no:terminal").result.ret == pytest.ExitCode.OK
+
+
+def test_networks_are_spelt_out(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.isolate(net={"internal": True, "aliases": ["db"]}, publish=["8080:80", "53/udp"], bandwidth={"rx": "10mbit", "delay": "20ms"})
+        def test_bridge(): pass
+
+        @pytest.mark.isolate(net="container:db")
+        def test_container(): pass
+
+        @pytest.mark.isolate(net="host")
+        def test_host(): pass
+        """
+    )
+    run(pytester, monkeypatch, "--isolate-plan").result.stdout.fnmatch_lines(
+        [
+            "*::test_bridge", "*namespaces user, PID, mount, network, UTS, IPC, cgroup",
+            "*net        bridge,internal=true,alias=db *", "*publish    127.0.0.1:8080:80/tcp, 127.0.0.1::53/udp *",
+            "*bandwidth  rx=10000000,delay=0.02 *", "*bind */resolv.conf (read-only)*",
+            "*::test_container", "*namespaces user, PID, mount, UTS, IPC, cgroup; network: that of 'db'",
+            "*::test_host", "*namespaces user, PID, mount, UTS, IPC, cgroup; network: the host's",
+        ]
+    )  # fmt: skip

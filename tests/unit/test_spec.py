@@ -106,3 +106,9 @@ def test_key_that_lacks_its_companion_is_accepted_while_closer_layers_are_to_com
     (error,) = merge([Layer("option", {"swap": 0})]).errors
     assert error.place == "option"
     assert len(merge([Layer("option", {"disk": 2 << 20, "memory": 1 << 20})], partial=True).errors) == 1
+
+
+def test_spec_without_its_network_has_nothing_of_bridges() -> None:
+    spec = Spec(net=Net("bridge", network="n"), publish=(Publish(80),), bandwidth=Bandwidth(rx=8000), pids=3)
+    assert spec.without(["net"]) == Spec(pids=3)
+    assert spec.without(["bandwidth"]) == Spec(net=Net("bridge", network="n"), publish=(Publish(80),), pids=3)
