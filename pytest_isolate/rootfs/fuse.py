@@ -19,6 +19,7 @@ from typing import ClassVar, Final
 
 from pytest_isolate.kernel.calls import NOW, Calls
 from pytest_isolate.kernel.capabilities import keep_over_exec, set_parent_death_signal
+from pytest_isolate.kernel.mounts import MNT_DETACH, umount2
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.layout import Layer
 from pytest_isolate.rootfs.plan import ROOT, UPPER, WORK, Bind, Operation
@@ -140,17 +141,24 @@ def stop(server: int) -> None:
 
 
 def probe_layer(server: str, layer: Layer, number: int) -> bool:
-    """Whether it can serve `layer`: mounted once and bound to its place in ROOT, which the caller takes down."""
+    """Whether it can serve `layer`: mounted once and bound to its place in ROOT.
+
+    Nothing stays: layers below that place would be tried on a file system that nobody serves (ENOTCONN).
+    """
     overlay = FuseOverlay.of(server, layer, number)
     try:
         running = overlay.serve()
     except SetupError:
         return False
+    points = [mount_point(number)]
     try:
         overlay.bind().apply(ROOT)
+        points.insert(0, ROOT + layer.path)
         os.stat(ROOT + layer.path)
     except (OSError, SetupError):
         return False
     finally:
         stop(running)
+        for point in points:
+            umount2(point, MNT_DETACH)
     return True
