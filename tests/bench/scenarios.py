@@ -253,6 +253,7 @@ SCENARIOS: Final[dict[str, Callable[[Bench], Row]]] = {
     "long": long,
     "bridge": networks.bridge,
     "bridge-rootless": bridge_rootless,
+    "container": networks.container,
     "crowd": networks.crowd,
     "throughput": networks.throughput,
 }

@@ -63,12 +63,21 @@ _WATCH: Final = """
         Path(os.environ["FIGURES"]).write_text(json.dumps(FIGURES))
     """
 
+_OWNER: Final = """
+    import pytest
+
+    @pytest.fixture(scope="session", autouse=True)
+    def owner(isolate_factory):
+        return isolate_factory(name="owner", net={"internal": True})
+    """
+
 FILES: Final[dict[str, dict[str, str]]] = {
     "empty": {"test_empty.py": _EMPTY.format(count=200)},
     "long": {"test_empty.py": _EMPTY.format(count=2000), "conftest.py": _WATCH},
     "sleep": {"test_sleep.py": _SLEEP},
     "imports": {"test_imports.py": _IMPORTS.format(heavy=HEAVY)},
     "resident": {"test_empty.py": _EMPTY.format(count=100), "conftest.py": _RESIDENT},
+    "joined": {"test_empty.py": _EMPTY.format(count=200), "conftest.py": _OWNER},
     "one": {"test_one.py": _ONE},
 }
 
