@@ -295,8 +295,8 @@ def _libraries() -> list[str]:
     found = []
     for name in ("pyroute2", "filelock"):
         for path in sys.path:
-            directory = path or os.getcwd()
-            if os.path.isdir(os.path.join(directory, name)):
-                found.append(os.path.abspath(directory))
+            # An empty entry is the working directory, which may be gone; then nothing is found in it.
+            if os.path.isdir(os.path.join(path, name)):
+                found.append(os.path.abspath(path))
                 break
     return list(dict.fromkeys(found))
