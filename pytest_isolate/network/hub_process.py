@@ -59,6 +59,7 @@ class HubProcess:
     def answer(self) -> dict[str, Any]:
         """The answer to the oldest question. Raises what the hub answers with, or SetupError if it is gone."""
         if (received := self._channel.receive()) is None:
+            select.select([self._pidfd], [], [], _GOODBYE)  # it closes its files a moment before it is dead
             raise SetupError(
                 "wire a network", detail=f"the process that holds the networks (pid {self.pid}) ended: it was killed",
                 hint="the next test with a bridge network starts another",
