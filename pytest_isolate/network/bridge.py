@@ -1,6 +1,6 @@
 """A bridge network in the run's network namespace, and the links of sandboxes to it. Only the hub imports this.
 
-A link is a veth pair whose far end is made straight in the sandbox's namespace. It is never deleted here: deleting one
+A link is a veth pair whose far end is made straight in the sandbox's namespace. It is not deleted when a sandbox ends: deleting one
 waits for RCU, some 20 ms, while the kernel does it by itself, later and elsewhere, when the sandbox's namespace ends.
 """
 
@@ -267,12 +267,20 @@ class Network:
             gateway6=self.gateway6,
         )
 
-    def detach(self, number: int) -> Link | None:
-        """Forget a sandbox whose processes are dead. Its link ends with its namespace, or is cut when its address is wanted again."""
+    def detach(self, number: int, *, delete: bool = False) -> Link | None:
+        """Forget a sandbox whose processes are dead. Its link ends with its namespace, or is cut when its address is wanted again.
+
+        Args:
+            delete: end the link now, which takes a while: another one is to have its number.
+        """
         link = self.links.pop(number, None)
         if link is None:
             return None
-        self.former[link.address.ip] = link.index
+        if delete:
+            with suppress(NetlinkError, OSError):  # it is gone already
+                self.rt.link("del", index=link.index)
+        else:
+            self.former[link.address.ip] = link.index
         self.pool.give_back(IPv4(link.address.ip))
         return link
 

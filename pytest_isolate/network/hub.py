@@ -8,7 +8,7 @@ Three threads: this one wires, in the run's namespace; the name server's was sta
 leaves from the host's; the relay of published ports connects from the run's.
 
 Messages in:  {"op": "network", net}; {"op": "attach", "n", "net", "bandwidth"} with the sandbox's namespace; {"op": "activate", "n", "names", "ports"}
-with listening sockets; {"op": "release", "n"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m", "from"} with the
+with listening sockets; {"op": "release", "n", "delete"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m", "from"} with the
 namespaces to do it in, each from the sandbox that stands in its place in "from"
 Messages out: one to each but release: the answer, or {"error"}
 """
@@ -210,7 +210,7 @@ class Hub:
         if name is None:
             return
         _, network = self._networks[name]
-        link = network.detach(number)
+        link = network.detach(number, delete=message["delete"])
         if link is not None:
             if link.names:
                 self._names.remove(name, link.names, _addresses(link))

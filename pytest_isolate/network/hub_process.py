@@ -40,7 +40,11 @@ class HubProcess:
         theirs.close()
         self._pidfd = os.pidfd_open(pid)
         self.pid = pid
-        self.answer()
+        try:
+            self.answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, message: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
         """Send and wait for the answer. Raises as `answer`."""

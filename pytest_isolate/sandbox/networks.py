@@ -100,11 +100,11 @@ class Networks:
         return {**answer, "hub": self._hub.pid}
 
     def give_up(self) -> None:
-        """The sandbox that was begun comes to nothing."""
+        """The sandbox that was begun comes to nothing; it may be begun once more, under its number."""
         if (number := self._begun) is not None:
             with suppress(IsolateError):
                 self.finish()
-            self.release(number)
+            self._release(number, delete=True)
 
     @property
     def lost(self) -> bool:
@@ -154,10 +154,13 @@ class Networks:
 
     def release(self, number: int) -> None:
         """A sandbox's processes are dead."""
+        self._release(number, delete=False)
+
+    def _release(self, number: int, *, delete: bool) -> None:
         if number in self._attached:
             self._attached.discard(number)
             if self._hub is not None:
-                self._hub.tell({"op": "release", "n": number})
+                self._hub.tell({"op": "release", "n": number, "delete": delete})
 
     def close(self) -> None:
         """End the hub."""

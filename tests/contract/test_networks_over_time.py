@@ -250,3 +250,84 @@ tell([after - former for after, former in zip(held(), before)])
     fds, kib = told
     assert fds <= 2
     assert kib < 3000  # without collections 7 MB for links that are shaped
+
+
+def test_a_hub_that_cannot_start_leaves_nothing_in_the_builder(caller: Caller) -> None:
+    texts, before, after = caller.run(
+        PRELUDE
+        + """
+import pytest_isolate.sandbox.builder_process as builder_process
+builder_process._libraries = lambda: []
+def refused():
+    try: box(net=INTERNAL).__enter__()
+    except SetupError as error: return str(error)
+def held(): return len(os.listdir(f"/proc/{POOL.launch().pid}/fd"))
+texts = {refused()}
+before = held()
+texts |= {refused() for _ in range(5)}
+tell([sorted(texts), before, held()])
+"""
+    )
+    assert ["pyroute2" in text for text in texts] == [True]
+    assert after == before
+
+
+def test_a_way_out_that_is_missing_is_looked_for_once(caller: Caller) -> None:
+    """Trying a program that hangs takes seconds, and each test of a run asks."""
+    texts, seconds = caller.run(
+        """
+directory = os.path.join(os.getcwd(), "bin")
+os.mkdir(directory)
+with open(f"{directory}/slirp4netns", "w") as file: file.write("#!/bin/sh\\nexec sleep 60\\n")
+os.chmod(file.name, 0o755)
+os.environ["PATH"] = f"{directory}:{os.environ['PATH']}"
+pool = Pool(cgroup=CGROUP, depth=0, uplink="slirp4netns")
+begun, texts = time.monotonic(), set()
+for _ in range(4):
+    try: pool.acquire(Spec(net=parse_key("net", "bridge", "/")))
+    except MissingCapability as error: texts.add(str(error))
+pool.close()
+tell([sorted(texts), time.monotonic() - begun])
+"""
+    )
+    assert len(texts) == 1
+    assert seconds < 12
+
+
+def test_a_sandbox_that_is_built_at_the_second_try_is_linked(caller: Caller) -> None:
+    """Something that its plan mounts may be gone, or its init's program may not be executable, after its link was made."""
+    told = caller.run(
+        """
+from pytest_isolate.kernel.namespaces import CLONE_NEWNET
+from pytest_isolate.kernel.syscalls import unshare
+from pytest_isolate.sandbox.builder_process import _libraries
+from pytest_isolate.sandbox.identity import enter_run_namespace
+from pytest_isolate.sandbox.networks import Networks
+rootless = enter_run_namespace().rootless
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+def init():
+    told, tell = os.pipe()
+    if (pid := os.fork()) == 0:
+        unshare(CLONE_NEWNET)
+        os.write(tell, b"x")
+        time.sleep(30)
+    os.read(told, 1)
+    return pid
+
+networks = Networks("run", os.getcwd(), rootless=rootless, uplink="auto", libraries=_libraries(), builder=os.pidfd_open(os.getpid()))
+spec = Spec(net=parse_key("net", {"internal": True}, "/"))
+networks.resolver(spec.net)
+found = []
+for number in range(3):
+    first, second = init(), init()
+    networks.begin(number, spec, first)
+    os.kill(first, signal.SIGKILL)
+    networks.begin(number, spec, second)
+    found.append(networks.finish()["address"]["network"])
+    os.kill(second, signal.SIGKILL)
+networks.close()
+tell(found)
+"""
+    )
+    assert told == ["bridge"] * 3
