@@ -123,6 +123,8 @@ class Pool:
             raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
         owner = self._owner(spec)
+        if owner is not None and owner.in_host_network:
+            spec, owner = _in_host_network(spec), None
         number = self._take_order(builder, spec.sandbox(), owner.number if owner is not None else None)
         answer = self._answer(builder, number)
         if answer.get("again") or not builder.has_network(
@@ -228,6 +230,8 @@ class Pool:
             owner = self.names.get(spec.net.container or "")
             if spec.net.container is not None and (owner is None or not owner.open):  # it may come to be until then
                 continue
+            if owner is not None and owner.in_host_network:
+                wanted, owner = _in_host_network(wanted), None
             join = owner.number if owner is not None else None
             self._orders.append((self._order(builder, wanted, join), wanted, files_of(wanted), join))
 
@@ -278,6 +282,13 @@ class Pool:
     def close(self) -> None:
         """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
         self._abandon()
+
+
+def _in_host_network(spec: Spec) -> Spec:
+    """For one that joins a sandbox with ``net="host"``: an unprivileged user can't enter the host's network namespace, but can stay in it."""
+    from pytest_isolate.model.net import Net
+
+    return replace(spec, net=Net("host"))
 
 
 def _directory() -> str:

@@ -150,6 +150,11 @@ class Sandbox:
         return self.number if joined is None else joined
 
     @property
+    def in_host_network(self) -> bool:
+        """Whether its network is the host's."""
+        return self._place.entrance.spec.net.mode == "host"
+
+    @property
     def init_pid(self) -> int:
         """The process id of its PID 1 outside."""
         return self._place.init_pid
