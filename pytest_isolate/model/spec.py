@@ -32,6 +32,8 @@ class IoLimit:
 
 _NOWHERE: Final = Net()
 _OF_BRIDGES: Final = ("publish", "bandwidth")
+_LONGEST_LABEL: Final = 63
+"""Characters between two dots of a name in DNS (RFC 1035, 2.3.4); sethostname(2) takes 64."""
 """Keys that mean nothing with another network mode."""
 
 
@@ -151,6 +153,11 @@ def _bad_network(spec: Spec) -> list[SpecError]:
                 "net+publish", f'publish={ports} reaches a sandbox on a bridge, and net is "{spec.net}"', 'net="bridge" beside it'
             )
         )
+    if spec.net.mode == "bridge" and any(not 1 <= len(label) <= _LONGEST_LABEL for label in (spec.hostname or "-").split(".")):
+        found.append(
+            SpecError("hostname+net", f"{spec.hostname!r} can't be looked up: on a bridge network it is a name of DNS",
+                      f"labels of 1 to {_LONGEST_LABEL} characters, with a dot between")
+        )  # fmt: skip
     if spec.bandwidth and spec.net.mode != "bridge":
         found.append(
             SpecError("bandwidth+net", f'bandwidth={spec.bandwidth} shapes a link to a bridge, and net is "{spec.net}"',

@@ -1,6 +1,6 @@
 """A bridge network in the run's network namespace, and the links of sandboxes to it. Only the hub imports this.
 
-A link is a veth pair whose far end is made straight in the sandbox's namespace. It is never deleted here: deleting one
+A link is a veth pair whose far end is made straight in the sandbox's namespace. It is not deleted when a sandbox ends: deleting one
 waits for RCU, some 20 ms, while the kernel does it by itself, later and elsewhere, when the sandbox's namespace ends.
 """
 
@@ -34,8 +34,9 @@ _MTU: Final = 1500
 FIRST_PORT: Final = 1000
 """Index of the first sandbox's end at a bridge: given and not asked for, as the sandbox's end has `INTERFACE_INDEX`."""
 
-INTERFACE_INDEX: Final = 2
-"""After lo."""
+INTERFACE_INDEX: Final = 1000
+"""Of the sandbox's end. Not 2, the first one after lo: where ipip, sit, gre or ip6_tunnel are loaded, each network namespace is born with
+devices of theirs (net.core.fb_tunnels_only_for_init_net, Documentation/admin-guide/sysctl/net.rst)."""
 
 Shape = Callable[[IPRoute, int, str], None]
 _NODAD: Final = 0x02
@@ -97,7 +98,10 @@ class Pool:
                 hint=f"give a subnet as well where the network is first used, or an address of {self.subnet} other than {self.gateway}",
             )  # fmt: skip
         if address in self._taken:
-            raise SetupError("take an address", str(address), errno.EADDRINUSE, f"another sandbox on network {network!r} has it")
+            raise SetupError(
+                "take an address", str(address), errno.EADDRINUSE,
+                f"another sandbox on network {network!r} has it: end that one before, or give this one another ip",
+            )  # fmt: skip
         self._taken.add(address)
         return address
 
@@ -116,13 +120,11 @@ class Link:
         address: where the sandbox is.
         names: under which it is found.
         published: keys of the relay's for its published ports.
-        fixed: its address was asked for, so the next sandbox may want the same.
     """
 
     index: int
     address: Address
     names: tuple[str, ...] = ()
-    fixed: bool = False
     published: list[str] = field(default_factory=list)
 
 
@@ -135,6 +137,7 @@ class Network:
         index: of the bridge.
         interface: its name.
         links: by number of the sandbox.
+        former: by address: the link of the sandbox that had it before.
     """
 
     asked: Net
@@ -145,6 +148,7 @@ class Network:
     pool: Pool
     subnet6: ipaddress.IPv6Network | None = None
     links: dict[int, Link] = field(default_factory=dict)
+    former: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -209,6 +213,7 @@ class Network:
         address = self._address(ip, net)
         index = FIRST_PORT + number
         try:
+            self._cut_former(address.ip)
             with kernel_refused("make a link", f"p{number} on {self.interface}"):
                 self.route.do(
                     add_veth(
@@ -226,8 +231,14 @@ class Network:
         except BaseException:
             self.pool.give_back(ip)
             raise
-        self.links[number] = Link(index, address, fixed=net.ip is not None)
+        self.links[number] = Link(index, address)
         return address
+
+    def _cut_former(self, ip: str) -> None:
+        """Nobody answers for an address beside its new holder: neither processes that are still dying nor a sandbox that had joined theirs."""
+        if (index := self.former.pop(ip, None)) is not None:
+            with suppress(OSError):  # it is gone already
+                self.route.do(set_link(index, up=False))
 
     def _configuration(self, address: Address) -> Iterator[Request]:
         """Of the sandbox's end, in its own namespace."""
@@ -256,14 +267,20 @@ class Network:
             gateway6=self.gateway6,
         )
 
-    def detach(self, number: int) -> Link | None:
-        """Forget a sandbox whose processes are dead. Its link ends with its namespace; one whose address is wanted again is cut now."""
+    def detach(self, number: int, *, delete: bool = False) -> Link | None:
+        """Forget a sandbox whose processes are dead. Its link ends with its namespace, or is cut when its address is wanted again.
+
+        Args:
+            delete: end the link now, which takes a while: another one is to have its number.
+        """
         link = self.links.pop(number, None)
         if link is None:
             return None
-        if link.fixed:
+        if delete:
             with suppress(NetlinkError, OSError):  # it is gone already
-                self.route.do(set_link(link.index, up=False))
+                self.rt.link("del", index=link.index)
+        else:
+            self.former[link.address.ip] = link.index
         self.pool.give_back(IPv4(link.address.ip))
         return link
 

@@ -8,12 +8,14 @@ Three threads: this one wires, in the run's namespace; the name server's was sta
 leaves from the host's; the relay of published ports connects from the run's.
 
 Messages in:  {"op": "network", net}; {"op": "attach", "n", "net", "bandwidth"} with the sandbox's namespace; {"op": "activate", "n", "names", "ports"}
-with listening sockets; {"op": "release", "n"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m"} with both namespaces
+with listening sockets; {"op": "release", "n", "delete"}; {"op": "contacts" | "unpublish", "n"}; {"op": "cut" | "mend", "n", "m", "from"} with the
+namespaces to do it in, each from the sandbox that stands in its place in "from"
 Messages out: one to each but release: the answer, or {"error"}
 """
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import select
@@ -112,7 +114,8 @@ class Hub:
             known = SetupError.from_os_error("wire a network", error)
         except Exception as error:  # noqa: BLE001 - the other sandboxes keep their networks, whatever went wrong with this one
             known = SetupError("wire a network", detail=repr(error))
-        return {"error": known.to_json()}
+        # Nobody waits for the answer to a release: it would be taken for that to the next question, and so on with each one.
+        return {"error": known.to_json()} if message["op"] != "release" else None
 
     # --- networks ---
 
@@ -190,9 +193,10 @@ class Hub:
         """The sandbox is handed out: from now on it has its names and published ports."""
         number = message["n"]
         link = self._link(number)
-        link.names = tuple(name.lower() for name in message["names"])
-        if link.names:
-            self._names.add(self._of[number], link.names, _addresses(link))
+        names = tuple(name.lower() for name in message["names"])
+        if names:
+            self._names.add(self._of[number], names, _addresses(link))
+            link.names = names
         for fd, (port, family) in zip(list(fds), message["ports"], strict=True):
             target = link.address.ip if family == socket.AF_INET or link.address.ip6 is None else link.address.ip6
             self._relay.open(_key(number, fd), socket.socket(fileno=os.dup(fd)), (target, port))
@@ -206,7 +210,7 @@ class Hub:
         if name is None:
             return
         _, network = self._networks[name]
-        link = network.detach(number)
+        link = network.detach(number, delete=message["delete"])
         if link is not None:
             if link.names:
                 self._names.remove(name, link.names, _addresses(link))
@@ -246,7 +250,8 @@ class Hub:
                 hint="networks of a run can't reach each other anyway",
             )  # fmt: skip
         change = cut if message["op"] == "cut" else mend
-        for namespace, peer in zip(fds, (other, one), strict=True):
+        for namespace, number in zip(fds, message["from"], strict=True):
+            peer = self._link(number)
             with kernel_refused(message["op"], peer.address.ip), inside(namespace) as rt:
                 change(rt, INTERFACE_INDEX, _addresses(peer))
         return {}
@@ -287,6 +292,7 @@ def run_hub(channel: Channel, builder: int, run: str, *, rootless: bool, uplink:
     """The hub's life, in a fresh fork of the builder. Never returns. `builder` is the builder's pidfd."""
     with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(NAME)
+    gc.enable()  # the builder does without; sockets of pyroute2 are garbage that only a collection finds
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the builder ignores it, and subprocess wants to wait
     try:
         hub = Hub(channel, run, rootless=rootless, uplink=uplink)

@@ -40,7 +40,11 @@ class HubProcess:
         theirs.close()
         self._pidfd = os.pidfd_open(pid)
         self.pid = pid
-        self.answer()
+        try:
+            self.answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, message: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
         """Send and wait for the answer. Raises as `answer`."""
@@ -59,6 +63,7 @@ class HubProcess:
     def answer(self) -> dict[str, Any]:
         """The answer to the oldest question. Raises what the hub answers with, or SetupError if it is gone."""
         if (received := self._channel.receive()) is None:
+            select.select([self._pidfd], [], [], _GOODBYE)  # it closes its files a moment before it is dead
             raise SetupError(
                 "wire a network", detail=f"the process that holds the networks (pid {self.pid}) ended: it was killed",
                 hint="the next test with a bridge network starts another",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyroute2 import IPRoute
 
+from pytest_isolate.model.errors import MissingCapability
 from pytest_isolate.network.bridge import Network, use_ipv6
 from pytest_isolate.network.host_thread import HostThread
 from pytest_isolate.network.routing import forward_packets, lead_out
@@ -39,6 +40,7 @@ class Outbound:
         self._uplink: Uplink | None = None
         self._ipv6 = False
         self._networks: list[tuple[int, Network]] = []
+        self._missing: dict[bool, MissingCapability] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -46,10 +48,23 @@ class Outbound:
         return self._uplink.notes if self._uplink is not None else ()
 
     def open(self, *, ipv6: bool) -> None:
-        """Have a way out, for IPv6 as well. Raises MissingCapability, SetupError."""
+        """Have a way out, for IPv6 as well. Raises MissingCapability, the same as the last time once there was none, or SetupError."""
         if self._uplink is not None and (self._ipv6 or not ipv6):
             return
+        if ipv6 in self._missing:  # each test of the run asks, and a try takes up to seconds
+            raise self._missing[ipv6]
+        former = self._uplink is not None
         self.close()
+        try:
+            self._open(ipv6=ipv6)
+        except BaseException as error:
+            if former:  # the networks that had one keep one
+                self._open(ipv6=False)
+            if isinstance(error, MissingCapability):
+                self._missing[ipv6] = error.with_traceback(None)
+            raise
+
+    def _open(self, *, ipv6: bool) -> None:
         use_ipv6("default", on=True)
         try:
             self._uplink = open_uplink(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +61,7 @@ class Factory:
         self._made: dict[int, Made] = {}
         self._gone: dict[int, str] = {}
         self._number = 0
+        self._turn = threading.Lock()
         self._setting_up: list[pytest.FixtureRequest] = []
         self._lately: list[Made] = []
         self._item: pytest.Item | None = None
@@ -134,7 +136,8 @@ class Factory:
         """One question: its answer, or a generator that has it in the end. Raises what the question deserves."""
         __tracebackhide__ = True
         if what == "make":
-            return self._make(**about)
+            with self._turn:
+                return self._make(**about)
         if "other" in about and about["other"] is not None:
             about = {**about, "other": self._find(about["other"])}
         result = OPERATIONS[what](self._find(box), **about)

@@ -33,7 +33,7 @@ def probe_bridges(*, net: bool) -> Iterator[Capability]:
         return
     answer = attempt(_tried)
     if answer.error is not None:
-        why = answer.error.detail or answer.error.message if hasattr(answer.error, "detail") else answer.error.message
+        why = getattr(answer.error, "detail", "") or answer.error.message
         hint = "modprobe bridge veth (CONFIG_BRIDGE, CONFIG_VETH)"
         yield Capability("bridge", "missing", why, hint, "no-bridge")
         yield Capability("uplink", "missing", "it takes bridge", cause="no-bridge")

@@ -7,7 +7,7 @@ exits. Its own death ends every sandbox, because each init watches it; what it c
 does (see `Pool.close`), or the next run (`sweep`).
 
 Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
-Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error"}; per question {"a", …}
+Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error", "again"}; per question {"a", …}
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Builder:
                 _kill(built)
             if group is not None:
                 self._doomed.append(group)
-            self._channel.send({"n": number, "error": _known(error, "build").to_json()})
+            self._channel.send({"n": number, "error": _known(error, "build").to_json(), "again": self._networks.lost})
             return
         self._live[number] = _Live(built, group, spec, net or spec.net)
         answer = {"n": number, "init": built.init_pid, "group": group.to_json(), "notes": self._networks.notes(), **wired}
@@ -232,6 +232,8 @@ class Builder:
             files = files_of(spec)
             caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(net or spec.net)
             known = self._plans[text] = (spec, caps, self._construction.root.plan(spec, resolver), files)
+        else:
+            self._networks.resolver(net or known[0].net)  # another hub than that of the plan has another gateway
         return known[:3]
 
     def _release(self, number: int) -> None:

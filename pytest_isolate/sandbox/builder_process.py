@@ -6,6 +6,7 @@ What only its answers need is imported when they come: pytest loads it while the
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,7 @@ class BuilderProcess:
         self._waiting: set[int] = set()
         self._handed_out: set[int] = set()
         self._released: list[int] = []
+        self._hub: tuple[int, int] | None = None
 
     def _spawn(self, channel: int, me: int) -> subprocess.Popen[bytes]:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -163,7 +165,11 @@ class BuilderProcess:
         return self._answers.pop(number)
 
     def _keep(self, message: dict[str, Any], fds: list[int]) -> None:
-        """An answer to some order."""
+        """An answer to some order; one to a question whose asker was interrupted is nobody's."""
+        if "a" in message:
+            for fd in fds:
+                os.close(fd)
+            return
         if fds:
             message["pidfd"] = fds[0]
             self._waiting.add(fds[0])
@@ -197,6 +203,23 @@ class BuilderProcess:
         address = Address.from_json(answer["address"]) if "address" in answer else None
         return Placement(number, answer["init"], group, facts.disk_path, entrance, address)
 
+    def has_network(self, answer: dict[str, Any]) -> bool:
+        """Whether the process still lives, the hub, that holds the bridge which the sandbox was linked to; so too if it was linked to none."""
+        if (pid := answer.get("hub")) is None:
+            return True
+        if self._hub is None or self._hub[0] != pid:
+            self._forget_hub()
+            try:
+                self._hub = pid, os.pidfd_open(pid)
+            except ProcessLookupError:
+                return False
+        return not select.select([self._hub[1]], [], [], 0)[0]
+
+    def _forget_hub(self) -> None:
+        if self._hub is not None:
+            os.close(self._hub[1])
+            self._hub = None
+
     def discard(self, number: int) -> None:
         """Give up an order, answered or not."""
         if (message := self._answers.pop(number, None)) is not None:
@@ -223,9 +246,8 @@ class BuilderProcess:
 
     def remove_released(self) -> None:
         """Have what was taken back removed."""
-        for number in self._released:
-            self._send({"op": "release", "n": number})
-        self._released.clear()
+        while self._released:
+            self._send({"op": "release", "n": self._released.pop(0)})
 
     def _send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         with suppress(OSError):  # the answer that never comes tells of a dead builder
@@ -286,6 +308,7 @@ class BuilderProcess:
     def _close_own_fds(self) -> None:
         """All but the pidfds of sandboxes in use, which their handles close."""
         self._channel.close()
+        self._forget_hub()
         for fd in (self._log, self._pid_namespace, *self._waiting):
             os.close(fd)
 

@@ -97,14 +97,19 @@ class Networks:
         number, self._begun = self._begun, None
         answer = self._hub.answer()
         self._attached.add(number)
-        return answer
+        return {**answer, "hub": self._hub.pid}
 
     def give_up(self) -> None:
-        """The sandbox that was begun comes to nothing."""
+        """The sandbox that was begun comes to nothing; it may be begun once more, under its number."""
         if (number := self._begun) is not None:
             with suppress(IsolateError):
                 self.finish()
-            self.release(number)
+            self._release(number, delete=True)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the hub was killed, so that what came to nothing may work with another one."""
+        return self._hub is not None and not self._hub.alive
 
     def activate(self, number: int, spec: Spec, init: int, asked: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         """The sandbox is handed out: link it if it isn't yet, and give it its names and ports. Raises SetupError, MissingCapability."""
@@ -122,10 +127,22 @@ class Networks:
         return self._hub.ask({"op": operation, "n": number})
 
     def partition(self, operation: str, one: tuple[int, int], other: tuple[int, int]) -> dict[str, Any]:
-        """``cut`` or ``mend`` the way between two sandboxes, each given by number and init. Raises SetupError."""
-        namespaces = [_namespace(one[1]), _namespace(other[1])]
+        """``cut`` or ``mend`` the way between two sandboxes, each given by number and init. Raises SetupError, OSError.
+
+        Where one of them is dead the other is mended all the same: the address may be another sandbox's next.
+        """
+        namespaces: list[int] = []
+        peers: list[int] = []
         try:
-            return self._running().ask({"op": operation, "n": one[0], "m": other[0]}, namespaces)
+            for (_number, init), (peer, _init) in ((one, other), (other, one)):
+                try:
+                    namespaces.append(_namespace(init))
+                except OSError:
+                    if operation == "cut":
+                        raise
+                else:
+                    peers.append(peer)
+            return self._running().ask({"op": operation, "n": one[0], "m": other[0], "from": peers}, namespaces)
         finally:
             for namespace in namespaces:
                 os.close(namespace)
@@ -137,10 +154,13 @@ class Networks:
 
     def release(self, number: int) -> None:
         """A sandbox's processes are dead."""
+        self._release(number, delete=False)
+
+    def _release(self, number: int, *, delete: bool) -> None:
         if number in self._attached:
             self._attached.discard(number)
             if self._hub is not None:
-                self._hub.tell({"op": "release", "n": number})
+                self._hub.tell({"op": "release", "n": number, "delete": delete})
 
     def close(self) -> None:
         """End the hub."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ class Pool:
         self._refused: IsolateError | None = None
         self._orders: list[tuple[int, Spec, Files, int | None]] = []
         self._next = 0
+        # Threads of a test may make sandboxes at the same time. A forked test process, in which it may be held for ever, has no use for the pool.
+        self._turn = threading.RLock()
 
     def launch(self) -> BuilderProcess:
         """Start the builder's interpreter, which takes a moment, without saying yet what it is to do. Raises OSError."""
@@ -85,10 +88,11 @@ class Pool:
 
     def expect(self, specs: Iterable[Spec]) -> None:
         """The specs that will be acquired next, in order; drawn lazily. Replaces the former expectation."""
-        self._expected = iter(specs)
-        if self._refused is None:
-            self.start()
-            self._top_up()
+        with self._turn:
+            self._expected = iter(specs)
+            if self._refused is None:
+                self.start()
+                self._top_up()
 
     def acquire(self, spec: Spec, name: str | None = None) -> Sandbox:
         """A sandbox for `spec`, at once if one is ready.
@@ -103,29 +107,52 @@ class Pool:
         """
         from pytest_isolate.sandbox.sandbox import Sandbox
 
-        box = Sandbox.placed(spec, self, self.place(spec, name), name)
-        if name is not None:
-            self.names[name] = box
-        return box
+        with self._turn:
+            box = Sandbox.placed(spec, self, self.place(spec, name), name)
+            if name is not None:
+                self.names[name] = box
+            return box
 
     def place(self, spec: Spec, name: str | None = None) -> Placement:
         """As `acquire`, without the handle."""
+        with self._turn:
+            return self._placed(spec, name)
+
+    def _placed(self, spec: Spec, name: str | None) -> Placement:
         if name is not None and (other := self.names.get(name)) is not None and other.open:
             raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
         owner = self._owner(spec)
+        if owner is not None and owner.in_host_network:
+            spec, owner = _in_host_network(spec), None
         number = self._take_order(builder, spec.sandbox(), owner.number if owner is not None else None)
-        try:
-            answer = builder.answer(number)
-        except SandboxGone:
-            self._abandon()
-            raise
+        answer = self._answer(builder, number)
+        if answer.get("again") or not builder.has_network(
+            answer
+        ):  # the process that holds its network was killed, maybe long since
+            builder.give_back(number, answer)
+            number = self._order(builder, spec.sandbox(), owner.number if owner is not None else None)
+            answer = self._answer(builder, number)
         if "error" in answer:
             raise error_from_json(answer["error"])
         if spec.net.mode == "bridge":
             return self._activated(builder, number, spec, answer, name)
         placement = builder.placement(number, spec, answer)
-        return replace(placement, address=owner.address, ports=owner.ports) if owner is not None else placement
+        if owner is None:
+            return placement
+        return replace(placement, address=owner.address, ports=owner.ports, joined=owner.network_of)
+
+    def _answer(self, builder: BuilderProcess, number: int) -> dict[str, Any]:
+        """What came of an order, an error as well. Raises SandboxGone."""
+        try:
+            answer = builder.answer(number)
+        except SandboxGone:
+            self._abandon()
+            raise
+        except BaseException:  # a time limit or Ctrl-C
+            builder.discard(number)
+            raise
+        return answer
 
     def _activated(self, builder: BuilderProcess, number: int, spec: Spec, answer: dict[str, Any], name: str | None) -> Placement:
         """Its names and ports are its own from now on, and its address, if that was asked for: they could be another's before."""
@@ -134,6 +161,7 @@ class Pool:
         names = [found for found in (name, spec.hostname, *spec.net.aliases) if found]
         ports: dict[tuple[int, str], tuple[str, int]] = {}
         if names or spec.publish or "address" not in answer:
+            builder.remove_released()  # the test before may have had the same
             try:
                 with listening(spec.publish) as listeners:
                     described = [(entry.port, int(listener.family)) for entry, listener in listeners]
@@ -167,9 +195,10 @@ class Pool:
 
     def ask(self, what: str, number: int, about: dict[str, Any]) -> dict[str, Any]:
         """A question about the network of a sandbox. Raises what it is answered with, or SandboxGone."""
-        if self._builder is None:
-            raise SandboxGone("the builder has ended")
-        return self._builder.ask(what, number, about)
+        with self._turn:
+            if self._builder is None:
+                raise SandboxGone("the builder has ended")
+            return self._builder.ask(what, number, about)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -187,9 +216,10 @@ class Pool:
         The best moment is when a test process has been forked and its parent waits for it: then the builder has a CPU
         for itself, and doesn't keep the child from starting.
         """
-        if self._builder is not None:
-            self._builder.remove_released()
-            self._top_up()
+        with self._turn:
+            if self._builder is not None:
+                self._builder.remove_released()
+                self._top_up()
 
     def _top_up(self) -> None:
         builder = self._builder
@@ -200,6 +230,8 @@ class Pool:
             owner = self.names.get(spec.net.container or "")
             if spec.net.container is not None and (owner is None or not owner.open):  # it may come to be until then
                 continue
+            if owner is not None and owner.in_host_network:
+                wanted, owner = _in_host_network(wanted), None
             join = owner.number if owner is not None else None
             self._orders.append((self._order(builder, wanted, join), wanted, files_of(wanted), join))
 
@@ -250,6 +282,13 @@ class Pool:
     def close(self) -> None:
         """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
         self._abandon()
+
+
+def _in_host_network(spec: Spec) -> Spec:
+    """For one that joins a sandbox with ``net="host"``: an unprivileged user can't enter the host's network namespace, but can stay in it."""
+    from pytest_isolate.model.net import Net
+
+    return replace(spec, net=Net("host"))
 
 
 def _directory() -> str:

@@ -65,6 +65,7 @@ class Placement:
         entrance: the way in.
         address: where it is on its bridge network, None on none.
         ports: published ones: (port inside, protocol) to (host address, host port).
+        joined: number of the sandbox whose network it is in; None: its own.
     """
 
     number: int
@@ -74,6 +75,7 @@ class Placement:
     entrance: Entrance
     address: Address | None = None
     ports: Mapping[tuple[int, str], tuple[str, int]] = field(default_factory=dict)
+    joined: int | None = None
 
 
 class Sandbox:
@@ -142,6 +144,17 @@ class Sandbox:
         return self._place.number
 
     @property
+    def network_of(self) -> int:
+        """Number of the sandbox that its network was made for: its own, or with ``net="container:NAME"`` that one's."""
+        joined = self._place.joined
+        return self.number if joined is None else joined
+
+    @property
+    def in_host_network(self) -> bool:
+        """Whether its network is the host's."""
+        return self._place.entrance.spec.net.mode == "host"
+
+    @property
     def init_pid(self) -> int:
         """The process id of its PID 1 outside."""
         return self._place.init_pid
@@ -176,8 +189,12 @@ class Sandbox:
                     operation, box.name or str(box.number), detail=f'it is on no bridge network: net is "{box.spec.net}"',
                     hint='make both with net="bridge"',
                 )  # fmt: skip
+        if self.network_of == other.network_of:
+            raise SetupError(
+                operation, self.name or str(self.number), detail="they share one network namespace: nothing is between them"
+            )
         assert self._pool is not None
-        self._pool.ask(operation, self.number, {"m": other.number})
+        self._pool.ask(operation, self.network_of, {"m": other.network_of})
 
     def contacts(self) -> Contacts | None:
         """Which remote addresses it reached or was refused since the last call, by any program; None without a bridge network."""

@@ -89,3 +89,17 @@ process.send_signal(9); process.wait(); other.release()
         )
         == "ok\n"
     )
+
+
+def test_joining_a_sandbox_in_the_hosts_network(caller: Caller) -> None:
+    told = caller.run(
+        """
+with socket.create_server(("127.0.0.1", 0)) as server:
+    code = f"import os, socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]})); print(os.readlink('/proc/self/ns/net'))"
+    with box(name="out", net="host"), box(name="joined", net="container:out") as joined, box(net="container:joined", user="root") as third:
+        found = [opened.run([PYTHON, "-I", "-S", "-c", code], check=True).stdout.decode().strip() for opened in (joined, third)]
+tell([found, os.readlink("/proc/self/ns/net")])
+"""
+    )
+    found, host = told
+    assert found == [host, host]

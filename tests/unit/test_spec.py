@@ -59,6 +59,8 @@ def test_weakened_spec_has_the_given_keys_at_their_defaults() -> None:
         ({"writable": ("/a",), "hide": ("/a/b",)}, "hide+writable"),
         ({"hide": ("/",)}, "hide"),
         ({"hide": ("/proc",)}, "hide"),
+        ({"hostname": "x" * 64, "net": Net("bridge", network="bridge")}, "hostname+net"),
+        ({"hostname": "a..b", "net": Net("bridge", network="bridge")}, "hostname+net"),
     ],
 )
 def test_contradiction_is_found_and_names_its_keys(values: dict[str, Any], key: str) -> None:
@@ -72,6 +74,7 @@ def test_contradiction_is_found_and_names_its_keys(values: dict[str, Any], key: 
     [
         {}, {"disk": 1 << 20, "memory": 1 << 20}, {"disk": 2 << 20, "memory": 1 << 20, "swap": 1 << 20}, {"disk": 1 << 20}, {"memory": 1 << 20, "swap": 0},
         {"writable": ("/a",), "hide": ("/ab",)}, {"writable": ("/devices",)}, {"hide": ("/proc/cpuinfo",)},
+        {"hostname": "x" * 64}, {"hostname": "a.b", "net": Net("bridge", network="bridge")},
     ],
 )  # fmt: skip
 def test_spec_without_contradiction_is_accepted(values: dict[str, Any]) -> None:
