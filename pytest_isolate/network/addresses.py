@@ -63,6 +63,16 @@ class Claim:
             self._lock.release()
 
 
+@dataclass(frozen=True)
+class OwnSubnet:
+    """The fixed subnet of a network that leads nowhere: other runs may have the same, as nobody outside this one's sees it."""
+
+    subnet: IPv4Network
+
+    def release(self) -> None:
+        """There is nothing to give back."""
+
+
 def host_networks(host: IPRoute) -> list[IPv4Network]:
     """What the host has IPv4 addresses in and routes to, in every routing table, default routes aside.
 

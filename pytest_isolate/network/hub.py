@@ -132,7 +132,7 @@ class Hub:
         return self._networks[name]
 
     def _create(self, name: str, net: Net) -> tuple[int, Any]:
-        from pytest_isolate.network.addresses import claim, host_networks, unique_local
+        from pytest_isolate.network.addresses import unique_local
         from pytest_isolate.network.bridge import Network
         from pytest_isolate.network.routing import separate
 
@@ -140,7 +140,7 @@ class Hub:
         self._next += 1
         if not net.internal:
             self._outbound.open(ipv6=net.ipv6)
-        claimed = claim(host_networks(self._host), _subnet_of(net), run=self._run)
+        claimed = self._subnet_for(net)
         try:
             subnet6 = unique_local(self._run, name) if net.ipv6 else None
             network = Network.create(self._rt, self._route, number, net, claimed.subnet, subnet6)
@@ -158,6 +158,16 @@ class Hub:
             raise
         self._claims.append(claimed)
         return number, network
+
+    def _subnet_for(self, net: Net) -> Any:
+        """Raises SetupError where it can't be had."""
+        from pytest_isolate.network.addresses import OwnSubnet, claim, host_networks
+
+        wanted = _subnet_of(net)
+        own = [network.pool.subnet for _, network in self._networks.values()]
+        if wanted is not None and net.internal and not any(other.overlaps(wanted) for other in own):
+            return OwnSubnet(wanted)
+        return claim([*host_networks(self._host), *own], wanted, run=self._run)
 
     def _serve_names(self, network: Any, *, recurse: bool) -> None:
         address = (str(network.pool.gateway), _DNS)

@@ -110,3 +110,23 @@ finally:
     assert different
     assert answers[0] in ("OSError", "TimeoutError")
     assert answers[1] == "ConnectionRefusedError"
+
+
+def test_a_fixed_internal_subnet_is_no_other_run_s_business(caller: Caller) -> None:
+    # As under xdist, where each worker is a run of its own.
+    same, overlapping = caller.run(
+        """
+net = {"network": "fixed", "internal": True, "subnet": "10.77.3.0/24", "ip": "10.77.3.5"}
+other_pool = Pool(cgroup=CGROUP, depth=0)
+try:
+    with box(net=net) as one, Sandbox(one.spec, pool=other_pool) as other:
+        same = one.address == other.address
+        try: box(net={"network": "second", "internal": True, "subnet": "10.77.0.0/16"}).__enter__()
+        except SetupError as error: overlapping = str(error)
+finally:
+    other_pool.close()
+tell([same, overlapping])
+"""
+    )
+    assert same
+    assert "claim a subnet 10.77.0.0/16" in overlapping
