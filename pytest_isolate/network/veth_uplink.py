@@ -155,7 +155,8 @@ class VethUplink:
 
     def _forward(self, forwarding: Forwarding, version: int) -> list[str]:
         """The host's interfaces that forward for us and haven't before."""
-        answering = [name for name in answering_interfaces(self._host, _family(version)) if name != self._name]
+        # Other runs' uplinks forward for themselves: put back at our end, theirs would be cut.
+        answering = [name for name in answering_interfaces(self._host, _family(version)) if not name.startswith(PREFIX)]
         try:
             changed = self._outside.call(lambda: forwarding.need(self._name, answering, ipv6=version == 6))
         except OSError as error:
@@ -169,8 +170,7 @@ class VethUplink:
             return []
         if changed:
             self._notes.append(f"set to 1 while the run lasts: {', '.join(changed)}")
-        # Other runs' uplinks forward for themselves.
-        return [name for names in changed.values() for name in names if not name.startswith(PREFIX)]
+        return [name for names in changed.values() for name in names]
 
     def _set_tables(self, opened: dict[int, list[str]], wanted: str | None) -> None:
         refused = ""
