@@ -25,7 +25,17 @@ from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.network.attachment import INTERFACE, Address
 
-__all__ = ["INTERFACE_INDEX", "Link", "Network", "Pool", "index_of", "inside", "kernel_refused", "use_ipv6"]
+__all__ = [
+    "INTERFACE_INDEX",
+    "Link",
+    "Network",
+    "Pool",
+    "index_of",
+    "inside",
+    "keep_off_packet_filters",
+    "kernel_refused",
+    "use_ipv6",
+]
 
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
@@ -319,6 +329,13 @@ def _inside(namespace: int) -> Iterator[None]:
             setns(own, CLONE_NEWNET)
     finally:
         os.close(own)
+
+
+def keep_off_packet_filters() -> None:
+    """Have bridges of the calling thread's network namespace pass frames without asking iptables' hooks about them (br_netfilter, where it is loaded)."""
+    for family in ("ip", "ip6", "arp"):
+        with suppress(OSError), open(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables", "w", encoding="ascii") as file:
+            file.write("0")
 
 
 def use_ipv6(interface: str, *, on: bool) -> None:

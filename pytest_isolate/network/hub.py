@@ -53,7 +53,7 @@ class Hub:
     def __init__(self, channel: Channel, run: str, *, rootless: bool, uplink: str) -> None:
         from pyroute2 import IPRoute
 
-        from pytest_isolate.network.bridge import use_ipv6
+        from pytest_isolate.network.bridge import keep_off_packet_filters, use_ipv6
         from pytest_isolate.network.host_thread import HostThread
         from pytest_isolate.network.names import NameServer, host_upstreams
         from pytest_isolate.network.outbound import Outbound
@@ -68,6 +68,7 @@ class Hub:
         loopback_up()
         self._rt, self._route = IPRoute(), Route()
         use_ipv6("default", on=False)
+        keep_off_packet_filters()
         self._outbound = Outbound(self._host, self._rt, outside, run, rootless=rootless, wanted=uplink)
         self._relay = Relay()
         self._relay.start()
