@@ -7,23 +7,20 @@ out in order by `Route.do`. Sources: linux/rtnetlink.h, linux/if_link.h, linux/i
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import struct
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, Self
 
+from pytest_isolate.kernel.netlink import ACK, CREATE, ERROR, EXCL, REQUEST, attribute, message, messages, raise_refusal
+
 __all__ = ["Request", "Route", "add_address", "add_default_route", "add_veth", "set_link"]
 
-_NLMSG_ERROR: Final = 2
 _RTM_NEWLINK: Final = 16
 _RTM_SETLINK: Final = 19
 _RTM_NEWADDR: Final = 20
 _RTM_NEWROUTE: Final = 24
-_REQUEST_ACK: Final = 0x1 | 0x4
-_CREATE_EXCL: Final = 0x400 | 0x200
 
 _IFF_UP: Final = 1
 _IFLA_ADDRESS: Final = 1
@@ -59,11 +56,11 @@ def add_veth(index: int, name: str, master: int, mtu: int, *, peer: str, peer_in
         peer, peer_index, mac: name, index and hardware address of the other end.
     """
     far = _link(peer_index) + _string(_IFLA_IFNAME, peer) + _word(_IFLA_NET_NS_FD, namespace) + _word(_IFLA_MTU, mtu)
-    far += _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
-    data = _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, far))
+    far += attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+    data = attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, far))
     body = _link(index, _IFF_UP) + _string(_IFLA_IFNAME, name) + _word(_IFLA_MTU, mtu) + _word(_IFLA_MASTER, master)
-    body += _attribute(_IFLA_LINKINFO, _string(_IFLA_INFO_KIND, "veth") + data)
-    return _RTM_NEWLINK, _CREATE_EXCL, body
+    body += attribute(_IFLA_LINKINFO, _string(_IFLA_INFO_KIND, "veth") + data)
+    return _RTM_NEWLINK, CREATE | EXCL, body
 
 
 def set_link(index: int, *, up: bool, link_local: bool = True) -> Request:
@@ -75,8 +72,8 @@ def set_link(index: int, *, up: bool, link_local: bool = True) -> Request:
     body = _link(index, _IFF_UP if up else 0, _IFF_UP)
     if not link_local:
         # The kernel takes AF_SPEC after the flags, and makes the address with them: so this belongs in a request before.
-        mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
-        body = _link(index) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET6, mode))
+        mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
+        body = _link(index) + attribute(_IFLA_AF_SPEC, attribute(socket.AF_INET6, mode))
     return _RTM_SETLINK, 0, body
 
 
@@ -85,7 +82,7 @@ def add_address(index: int, address: str, prefix: int) -> Request:
     ip = ip_address(address)
     family, flags = (socket.AF_INET, 0) if ip.version == 4 else (socket.AF_INET6, _IFA_F_NODAD)
     body = struct.pack("=BBBBi", family, prefix, flags, 0, index)
-    return _RTM_NEWADDR, _CREATE_EXCL, body + _attribute(_IFA_LOCAL, ip.packed) + _attribute(_IFA_ADDRESS, ip.packed)
+    return _RTM_NEWADDR, CREATE | EXCL, body + attribute(_IFA_LOCAL, ip.packed) + attribute(_IFA_ADDRESS, ip.packed)
 
 
 def add_default_route(index: int, gateway: str) -> Request:
@@ -93,24 +90,19 @@ def add_default_route(index: int, gateway: str) -> Request:
     ip = ip_address(gateway)
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     body = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, 0, _RTN_UNICAST, 0)
-    return _RTM_NEWROUTE, _CREATE_EXCL, body + _attribute(_RTA_GATEWAY, ip.packed) + _word(_RTA_OIF, index)
+    return _RTM_NEWROUTE, CREATE | EXCL, body + attribute(_RTA_GATEWAY, ip.packed) + _word(_RTA_OIF, index)
 
 
 def _link(index: int, flags: int = 0, change: int | None = None) -> bytes:
     return struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index, flags, flags if change is None else change)
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
-    size = 4 + len(data)
-    return struct.pack("=HH", size, kind) + data + bytes(-size % 4)
-
-
 def _word(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+    return attribute(kind, struct.pack("=I", value))
 
 
 def _string(kind: int, text: str) -> bytes:
-    return _attribute(kind, text.encode() + b"\0")
+    return attribute(kind, text.encode() + b"\0")
 
 
 class Route:
@@ -135,20 +127,15 @@ class Route:
         Raises:
             OSError: what the kernel answered to the first that it refused.
         """
-        message = b""
-        for kind, flags, body in requests:
-            self._sequence += 1
-            message += struct.pack("=IHHII", 16 + len(body), kind, _REQUEST_ACK | flags, self._sequence, 0) + body
-        self._socket.send(message)
-        refused = 0
-        waiting = len(requests)
-        while waiting:
-            data = self._socket.recv(65536)
-            while len(data) >= 16:
-                size, kind, _flags, sequence, _pid = struct.unpack_from("=IHHII", data)
-                if kind == _NLMSG_ERROR and sequence > self._sequence - len(requests):
-                    waiting -= 1
-                    refused = refused or -struct.unpack_from("=i", data, 16)[0]
-                data = data[size + -size % 4 :]
-        if refused:
-            raise OSError(refused, os.strerror(refused) if refused != errno.EOPNOTSUPP else "the kernel has no such device")
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        numbered = enumerate(requests, first)
+        self._socket.send(
+            b"".join(message(kind, REQUEST | ACK | flags, number, body) for number, (kind, flags, body) in numbered)
+        )
+        answers: list[bytes] = []
+        while len(answers) < len(requests):
+            packet = self._socket.recv(65536)
+            answers += [told.body for told in messages(packet) if told.kind == ERROR and told.sequence >= first]
+        for answer in answers:
+            raise_refusal(answer)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["ANY_PORT", "DEFAULT_NETWORK", "Bandwidth", "Net", "Publish"]
+__all__ = ["ANY_PORT", "DEFAULT_NETWORK", "Bandwidth", "Net", "Publish", "Transport", "bracketed"]
 
 Mode = Literal["none", "host", "bridge", "container"]
+Transport = Literal["tcp", "udp"]
 
 DEFAULT_NETWORK: Final = "bridge"
 """The network that ``net="bridge"`` means, as Docker's default one is called."""
 
 ANY_PORT: Final = 0
 """A host port of the kernel's choice."""
+
+
+def bracketed(host: str) -> str:
+    """An address as it is written before a colon and a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +107,11 @@ class Publish:
     port: int
     host_port: int = ANY_PORT
     host_ip: str = "127.0.0.1"
-    protocol: Literal["tcp", "udp"] = "tcp"
+    protocol: Transport = "tcp"
 
     def __str__(self) -> str:
         """In Docker's form."""
-        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{host}:{self.host_port or ''}:{self.port}/{self.protocol}"
+        return f"{bracketed(self.host_ip)}:{self.host_port or ''}:{self.port}/{self.protocol}"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Publish:

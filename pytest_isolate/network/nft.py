@@ -11,7 +11,6 @@ the next run whether it may be removed.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,7 +19,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_isolate.kernel.cgroup_runs import is_stale
-from pytest_isolate.network.nft_rules import Chain, Rule, attribute, nested, number
+from pytest_isolate.kernel.netlink import (
+    ACK,
+    APPEND,
+    CREATE,
+    DONE,
+    DUMP,
+    ERROR,
+    EXCL,
+    REQUEST,
+    attribute,
+    attributes,
+    message,
+    messages,
+    raise_refusal,
+)
+from pytest_isolate.network.nft_rules import Chain, Rule, nested, number
 
 __all__ = ["NftSocket", "ReadChain"]
 
@@ -29,8 +43,6 @@ _NFTABLES: Final = 10
 _INET: Final = 1
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = 0, 1, 2, 3, 4, 6, 7
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _EXCL, _CREATE, _APPEND, _DUMP = 1, 4, 0x200, 0x400, 0x800, 0x300
 _OWNER: Final = 2
 _POLICIES: Final = {0: "drop", 1: "accept"}
 _FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -85,7 +97,7 @@ class NftSocket:
             try:
                 self._transact(
                     [
-                        (_NEWTABLE, _CREATE | _EXCL, attribute(1, _text(table)) + number(2, _OWNER if owner else 0)),
+                        (_NEWTABLE, CREATE | EXCL, attribute(1, _text(table)) + number(2, _OWNER if owner else 0)),
                         *_contents(table, chains),
                     ]
                 )
@@ -123,40 +135,38 @@ class NftSocket:
         for _family, rule in self._dump(_GETRULE, asked, _INET):
             if (_string(rule[1]), _string(rule[2])) != (table, chain):  # kernels before 4.19 don't filter
                 continue
-            for _kind, element in _attributes(rule.get(4, b"")):
-                expression = dict(_attributes(element))
+            for _kind, element in attributes(rule.get(4, b"")):
+                expression = dict(attributes(element))
                 if _string(expression[1]) == "counter":
-                    found.append(int.from_bytes(dict(_attributes(expression[2]))[2], "big"))
+                    found.append(int.from_bytes(dict(attributes(expression[2]))[2], "big"))
         return found
 
     def close(self) -> None:
         self._socket.close()
 
-    def _transact(self, messages: list[tuple[int, int, bytes]]) -> None:
-        kinds = [(_NFTABLES << 8 | kind, flags | _REQUEST | _ACK, _general(_INET) + body) for kind, flags, body in messages]
-        begin, end = ((kind, _REQUEST, _general(0, _NFTABLES)) for kind in (_BATCH_BEGIN, _BATCH_END))
+    def _transact(self, orders: list[tuple[int, int, bytes]]) -> None:
+        kinds = [(_NFTABLES << 8 | kind, flags | REQUEST | ACK, _general(_INET) + body) for kind, flags, body in orders]
+        begin, end = ((kind, REQUEST, _general(0, _NFTABLES)) for kind in (_BATCH_BEGIN, _BATCH_END))
         packets = [begin, *kinds, end]
-        data = b"".join(_message(kind, flags, number, body) for number, (kind, flags, body) in enumerate(packets))
+        data = b"".join(message(kind, flags, number, body) for number, (kind, flags, body) in enumerate(packets))
         self._socket.send(data)
         # The kernel works on it within send(2): by now every answer is here.
-        errors = [-struct.unpack_from("=i", body)[0] for kind, body in self._received(socket.MSG_DONTWAIT) if kind == _ERROR]
-        if error := next(filter(None, errors), 0):
-            raise OSError(error, os.strerror(error))
-        if len(errors) < len(messages):
+        answers = [body for kind, body in self._received(socket.MSG_DONTWAIT) if kind == ERROR]
+        for answer in answers:
+            raise_refusal(answer)
+        if len(answers) < len(orders):
             raise OSError(errno.EPROTO, "the kernel didn't answer every message of an nf_tables transaction")
 
     def _dump(self, kind: int, body: bytes, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
-        self._socket.send(_message(_NFTABLES << 8 | kind, _REQUEST | _DUMP, 0, _general(family) + body))
+        self._socket.send(message(_NFTABLES << 8 | kind, REQUEST | DUMP, 0, _general(family) + body))
         done = False
         while not done:
             for answer, payload in self._received(0):
-                if answer in (_ERROR, _DONE):
-                    error = -struct.unpack_from("=i", payload)[0] if len(payload) >= 4 else 0
-                    if error:
-                        raise OSError(error, os.strerror(error))
+                if answer in (ERROR, DONE):
+                    raise_refusal(payload)
                     done = True
                 elif not done:
-                    yield payload[0], dict(_attributes(payload[4:]))
+                    yield payload[0], dict(attributes(payload[4:]))
 
     def _received(self, flags: int) -> list[tuple[int, bytes]]:
         """Type and payload of the messages of one packet, or with MSG_DONTWAIT of all packets there are."""
@@ -166,10 +176,7 @@ class NftSocket:
                 data = self._socket.recv(_BUFFER, flags)
             except BlockingIOError:
                 return found
-            while len(data) >= 16:
-                length, kind = struct.unpack_from("=IH", data)
-                found.append((kind, data[16:length]))
-                data = data[(length + 3) & ~3 :]
+            found += [(told.kind, told.body) for told in messages(data)]
             if not flags:
                 return found
 
@@ -181,8 +188,8 @@ def _contents(table: str, chains: tuple[Chain, ...]) -> list[tuple[int, int, byt
         body = (
             attribute(1, _text(table)) + attribute(3, _text(chain.name)) + hook + number(5, 1) + attribute(7, _text(chain.kind))
         )
-        messages.append((_NEWCHAIN, _CREATE | _EXCL, body))
-        messages += [(_NEWRULE, _CREATE | _APPEND, _rule(table, chain.name, rule)) for rule in chain.rules]
+        messages.append((_NEWCHAIN, CREATE | EXCL, body))
+        messages += [(_NEWRULE, CREATE | APPEND, _rule(table, chain.name, rule)) for rule in chain.rules]
     return messages
 
 
@@ -191,7 +198,7 @@ def _rule(table: str, chain: str, rule: Rule) -> bytes:
 
 
 def _chain(family: int, found: dict[int, bytes]) -> ReadChain:
-    hook = dict(_attributes(found[4])) if 4 in found else {}
+    hook = dict(attributes(found[4])) if 4 in found else {}
     policy = _POLICIES.get(int.from_bytes(found[5], "big"), "") if 5 in found else ""
     return ReadChain(
         _FAMILIES.get(family, str(family)),
@@ -202,20 +209,9 @@ def _chain(family: int, found: dict[int, bytes]) -> ReadChain:
     )
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", len(body) + 16, kind, flags, sequence, 0) + body
-
-
 def _general(family: int, resource: int = 0) -> bytes:
     """`struct nfgenmsg`."""
     return struct.pack(">BBH", family, 0, resource)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        yield kind & 0x3FFF, data[4:length]
-        data = data[(max(length, 4) + 3) & ~3 :]
 
 
 def _text(text: str) -> bytes:

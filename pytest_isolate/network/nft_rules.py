@@ -12,8 +12,10 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_isolate.kernel.netlink import attribute
+
 __all__ = [
-    "ACCEPT", "DROP", "FORWARD", "POSTROUTING", "Chain", "Rule", "attribute", "connection_is_new", "counter", "destination", "iif",
+    "ACCEPT", "DROP", "FORWARD", "POSTROUTING", "Chain", "Rule", "connection_is_new", "counter", "destination", "iif",
     "masquerade", "nested", "not_translated", "number", "oif", "source",
 ]  # fmt: skip
 
@@ -50,11 +52,6 @@ class Chain:
     hook: int
     priority: int
     rules: tuple[Rule, ...]
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """`struct nlattr` with its payload, padded to four bytes."""
-    return struct.pack("=HH", len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
