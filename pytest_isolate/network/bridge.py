@@ -24,6 +24,7 @@ from pytest_isolate.kernel.syscalls import setns
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.network.attachment import INTERFACE, Address
+from pytest_isolate.network.router import free_low_ports, use_ipv6
 
 __all__ = [
     "INTERFACE_INDEX",
@@ -32,13 +33,10 @@ __all__ = [
     "Pool",
     "index_of",
     "inside",
-    "keep_off_packet_filters",
     "kernel_refused",
-    "use_ipv6",
 ]
 
 IPv4 = ipaddress.IPv4Address
-IPv6 = ipaddress.IPv6Address
 
 _MTU: Final = 1500
 FIRST_PORT: Final = 1000
@@ -129,13 +127,13 @@ class Link:
         index: of the end at the bridge.
         address: where the sandbox is.
         names: under which it is found.
-        published: keys of the relay's for its published ports.
+        published: the relay serves ports of it on the host.
     """
 
     index: int
     address: Address
     names: tuple[str, ...] = ()
-    published: list[str] = field(default_factory=list)
+    published: bool = False
 
 
 @dataclass(slots=True)
@@ -233,7 +231,7 @@ class Network:
                 )  # fmt: skip
             with kernel_refused("configure", INTERFACE), _inside(namespace), Route() as route:
                 route.do(*self._configuration(address))
-                _free_low_ports()
+                free_low_ports()
             if shape is not None:
                 shape(self.rt, index, "rx")
                 with inside(namespace) as rt:
@@ -295,12 +293,6 @@ class Network:
         return link
 
 
-def _free_low_ports() -> None:
-    """Any user may bind ports below 1024 in the calling thread's network namespace, as in Docker's: it is nobody else's."""
-    with suppress(OSError), open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w", encoding="ascii") as file:
-        file.write("0")
-
-
 def _mac(ip: IPv4) -> str:
     """A locally administered address that nobody else on the network has."""
     return "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
@@ -329,22 +321,6 @@ def _inside(namespace: int) -> Iterator[None]:
             setns(own, CLONE_NEWNET)
     finally:
         os.close(own)
-
-
-def keep_off_packet_filters() -> None:
-    """Have bridges of the calling thread's network namespace pass frames without asking iptables' hooks about them (br_netfilter, where it is loaded)."""
-    for family in ("ip", "ip6", "arp"):
-        with suppress(OSError), open(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables", "w", encoding="ascii") as file:
-            file.write("0")
-
-
-def use_ipv6(interface: str, *, on: bool) -> None:
-    """Have an interface of the calling thread's network namespace with IPv6 or without; ``default``: those that are made from now on.
-
-    Ports of a bridge have no use for it, and would only announce themselves. What the kernel refuses stays as it was.
-    """
-    with suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w", encoding="ascii") as file:
-        file.write("0" if on else "1")
 
 
 def index_of(rt: IPRoute, name: str) -> int:

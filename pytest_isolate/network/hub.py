@@ -53,11 +53,11 @@ class Hub:
     def __init__(self, channel: Channel, run: str, *, rootless: bool, uplink: str) -> None:
         from pyroute2 import IPRoute
 
-        from pytest_isolate.network.bridge import keep_off_packet_filters, use_ipv6
         from pytest_isolate.network.host_thread import HostThread
         from pytest_isolate.network.names import NameServer, host_upstreams
         from pytest_isolate.network.outbound import Outbound
         from pytest_isolate.network.relay import Relay
+        from pytest_isolate.network.router import keep_off_packet_filters, use_ipv6
 
         self._channel = channel
         self._run = run
@@ -71,7 +71,6 @@ class Hub:
         keep_off_packet_filters()
         self._outbound = Outbound(self._host, self._rt, outside, run, rootless=rootless, wanted=uplink)
         self._relay = Relay()
-        self._relay.start()
         self._networks: dict[str, tuple[int, Any]] = {}
         self._claims: list[Any] = []
         self._watch: Any = None
@@ -208,10 +207,10 @@ class Hub:
         if names:
             self._names.add(self._of[number], names, _addresses(link))
             link.names = names
-        for fd, (port, family) in zip(list(fds), message["ports"], strict=True):
+        for fd, (port, family) in zip(fds, message["ports"], strict=True):
             target = link.address.ip if family == socket.AF_INET or link.address.ip6 is None else link.address.ip6
-            self._relay.open(_key(number, fd), socket.socket(fileno=os.dup(fd)), (target, port))
-            link.published.append(_key(number, fd))
+            self._relay.open(str(number), socket.socket(fileno=os.dup(fd)), (target, port))
+            link.published = True
         return {}
 
     def _release(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -225,18 +224,18 @@ class Hub:
         if link is not None:
             if link.names:
                 self._names.remove(name, link.names, _addresses(link))
-            self._close_ports(link)
+            self._close_ports(number, link)
 
     def _unpublish(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         """The sandbox is given back; the host's ports are free when this is answered."""
         del fds
-        self._close_ports(self._link(message["n"]))
+        self._close_ports(message["n"], self._link(message["n"]))
         return {}
 
-    def _close_ports(self, link: Any) -> None:
-        for key in link.published:
-            self._relay.close(key)
-        link.published.clear()
+    def _close_ports(self, number: int, link: Any) -> None:
+        if link.published:
+            self._relay.close(str(number))
+            link.published = False
 
     def _link(self, number: int) -> Any:
         name = self._of.get(number)
@@ -293,10 +292,6 @@ def _subnet_of(net: Net) -> ipaddress.IPv4Network | None:
 
 def _addresses(link: Any) -> list[str]:
     return [link.address.ip, *([link.address.ip6] if link.address.ip6 is not None else [])]
-
-
-def _key(number: int, fd: int) -> str:
-    return f"{number}/{fd}"
 
 
 def run_hub(channel: Channel, builder: int, run: str, *, rootless: bool, uplink: str) -> NoReturn:

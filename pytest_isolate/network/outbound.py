@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from pyroute2 import IPRoute
 
 from pytest_isolate.model.errors import MissingCapability
-from pytest_isolate.network.bridge import Network, use_ipv6
+from pytest_isolate.network.bridge import Network
 from pytest_isolate.network.host_thread import HostThread
-from pytest_isolate.network.routing import forward_packets, lead_out
+from pytest_isolate.network.router import forward_here, use_ipv6
+from pytest_isolate.network.routing import lead_out
 from pytest_isolate.network.uplink import open_uplink
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Outbound:
         self._networks.append((number, network))
 
     def _admit(self, uplink: Uplink, number: int, network: Network) -> None:
-        forward_packets(ipv6=network.subnet6 is not None)
+        forward_here(ipv6=network.subnet6 is not None)
         uplink.admit(network.pool.subnet, network.subnet6)
         lead_out(self._inside, number, network)
 

@@ -10,27 +10,14 @@ from typing import Final
 
 from pyroute2 import IPRoute
 
-from pytest_isolate.model.errors import SetupError
 from pytest_isolate.network.bridge import Network, kernel_refused
 
-__all__ = ["forward_packets", "lead_out", "separate"]
+__all__ = ["lead_out", "separate"]
 
 _MAIN: Final = 254
 _TABLE: Final = 1000
 _PRIORITY: Final = 1000
 _FAMILIES: Final = (2, 10)
-
-
-def forward_packets(*, ipv6: bool) -> None:
-    """Have the calling thread's network namespace forward. Raises SetupError."""
-    names = ["ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if ipv6 else [])]
-    for path in (f"/proc/sys/net/{name}" for name in names):
-        try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write("1")
-        except OSError as error:
-            hint = "in a container, /proc/sys has to be writable (docker run --privileged); internal networks work without it"
-            raise SetupError.from_os_error("write", error, path, hint) from None
 
 
 def separate(rt: IPRoute, number: int, network: Network, others: list[tuple[int, Network]]) -> None:
