@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
 from pytest_isolate.model.errors import IsolateError, SpecError
-from pytest_isolate.model.keys import KEYS, Key
+from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.spec import Spec, contradictions
 from pytest_isolate.model.units import format_duration
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, relative to each hierarchy's mount point")
     run.add_argument(
         "--uplink",
-        choices=("auto", "veth", "pasta", "slirp4netns"),
+        choices=UPLINKS,
         default="auto",
         help="how a bridge network reaches the outside",
     )

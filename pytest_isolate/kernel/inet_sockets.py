@@ -1,7 +1,7 @@
 """TCP and UDP sockets of processes as the kernel tells them: by descriptor, or by inode in the tables of /proc/net.
 
 An inode in ``/proc/PID/fd`` ties a socket to who holds it; the tables give its addresses. A listing covers one network
-namespace, that of the process whose /proc/PID/net is read. Nothing here raises: what can't be read isn't there.
+namespace, that of the process whose /proc/PID/net is read. Nothing that looks raises: what can't be read isn't there.
 """
 
 from __future__ import annotations
@@ -20,18 +20,29 @@ from socket import (
     IPPROTO_UDP,
     IPV6_V6ONLY,
     SO_ACCEPTCONN,
+    SO_REUSEADDR,
     SOCK_DGRAM,
     SOCK_STREAM,
     SOL_SOCKET,
     socket,
 )
-from typing import Final, Literal
+from typing import Final
 
-__all__ = ["InetSocket", "descendants", "in_tables", "inodes", "of_descriptor", "plain", "same_network", "socket_inode"]
+from pytest_isolate.model.net import Transport, bracketed
 
-Kind = Literal["tcp", "udp"]
+__all__ = [
+    "InetSocket",
+    "descendants",
+    "in_tables",
+    "inodes",
+    "listening",
+    "of_descriptor",
+    "plain",
+    "same_network",
+    "socket_inode",
+]
 
-_TABLES: Final[tuple[tuple[str, Kind], ...]] = (("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp"))
+_TABLES: Final[tuple[tuple[str, Transport], ...]] = (("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp"))
 _LISTEN: Final = "0A"
 _UNCONNECTED: Final = "07"
 
@@ -49,7 +60,7 @@ class InetSocket:
     """
 
     inode: int
-    kind: Kind
+    kind: Transport
     host: str
     port: int
     remote: str = ""
@@ -81,7 +92,7 @@ def of_descriptor(fd: int) -> InetSocket | None:
 
 
 def _described(sock: socket, inode: int) -> InetSocket | None:
-    kind: Kind
+    kind: Transport
     if sock.family not in (AF_INET, AF_INET6):
         return None
     host, port = sock.getsockname()[:2]
@@ -104,12 +115,33 @@ def _peer(sock: socket) -> str:
     return _joined(plain(host), port)
 
 
-def in_tables(wanted: Collection[int] | None = None, process: str = "self") -> list[InetSocket]:
-    """The sockets of a process's network namespace, or those of them with the inodes `wanted`."""
-    return [sock for table, kind in _TABLES for sock in _rows(f"/proc/{process}/net/{table}", kind, wanted)]
+def in_tables(
+    wanted: Collection[int] | None = None, process: int | str = "self", transport: Transport | None = None
+) -> list[InetSocket]:
+    """The sockets of a process's network namespace, or those of them with the inodes `wanted`, or of one `transport`."""
+    tables = [(table, kind) for table, kind in _TABLES if transport in (None, kind)]
+    return [sock for table, kind in tables for sock in _rows(f"/proc/{process}/net/{table}", kind, wanted)]
 
 
-def _rows(path: str, kind: Kind, wanted: Collection[int] | None) -> Iterator[InetSocket]:
+def listening(host: str, port: int, transport: Transport, backlog: int) -> socket:
+    """A socket of the calling thread's network namespace that serves an address, IPv6 alone where that is IPv6's. Raises OSError."""
+    family = AF_INET6 if ":" in host else AF_INET
+    made = socket(family, SOCK_STREAM if transport == "tcp" else SOCK_DGRAM)
+    try:
+        if family == AF_INET6:
+            made.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        if transport == "tcp":
+            made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        made.bind((host, port))
+        if transport == "tcp":
+            made.listen(backlog)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _rows(path: str, kind: Transport, wanted: Collection[int] | None) -> Iterator[InetSocket]:
     for line in _text(path).splitlines()[1:]:
         columns = line.split()
         if len(columns) < 10 or not (inode := int(columns[9])) or (wanted is not None and inode not in wanted):
@@ -188,4 +220,4 @@ def plain(host: str) -> str:
 
 
 def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{bracketed(host)}:{port}"

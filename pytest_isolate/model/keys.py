@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["KEYS", "Key"]
+__all__ = ["KEYS", "UPLINKS", "Key"]
+
+UPLINKS: Final = ("auto", "veth", "pasta", "slirp4netns")
+"""How bridge networks reach the outside: the best way that works, or this one."""
 
 _CPU: Final = 'share of one CPU: "20%", 0.2, 2, "150%"'
 _SIZE: Final = 'bytes: 1048576, "64MiB", "1.5GB" (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)'

@@ -16,11 +16,11 @@ from __future__ import annotations
 import os
 import resource
 import select
-import signal
 from contextlib import suppress
 from socket import socket
 
 from pytest_isolate.kernel.channel import Channel
+from pytest_isolate.kernel.fresh_interpreter import ignore_terminal
 from pytest_isolate.network.relay import Relay
 
 __all__ = ["main"]
@@ -46,8 +46,7 @@ def serve(channel: Channel, parent: int) -> None:
 
 def main(argv: list[str]) -> None:
     """Args: the channel's fd, the pidfd of pytest."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_terminal()
     channel, parent = Channel(socket(fileno=int(argv[0]))), int(argv[1])
     os.set_inheritable(channel.fileno(), False)
     os.set_inheritable(parent, False)

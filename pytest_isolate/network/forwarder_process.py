@@ -9,20 +9,17 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Final
 
 from pytest_isolate.kernel.channel import pair
+from pytest_isolate.kernel.fresh_interpreter import start
 from pytest_isolate.network.forwards import Forward, listen
 
 __all__ = ["ForwarderProcess"]
 
-_BOOT: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from pytest_isolate.network.forwarder import main; main(sys.argv[2:])"
-)
 _START: Final = 10.0
 _CLOSE: Final = 1.0
 _GOODBYE: Final = 5.0
@@ -43,24 +40,12 @@ class ForwarderProcess:
     def __init__(self) -> None:
         self._channel, theirs = pair()
         self._log = os.memfd_create("pytest-isolate-forwarder")
-        me = os.pidfd_open(os.getpid())
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, package, str(theirs.fileno()), str(me)],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=self._log,
-                pass_fds=(theirs.fileno(), me),
-                cwd="/",
-                start_new_session=True,
-            )
-        except BaseException:
-            self.close_fds()
-            raise
-        finally:
-            theirs.close()
-            os.close(me)
+        with theirs:
+            try:
+                self._process = start("pytest_isolate.network.forwarder", theirs.fileno(), self._log)
+            except BaseException:
+                self.close_fds()
+                raise
         self._keys = count()
         self._ready = False
         self.alive = True
@@ -90,8 +75,8 @@ class ForwarderProcess:
                 opened.append((forward, listen(forward)))
             except OSError as error:
                 refused[forward] = f"can't listen there: {error.strerror}"
-        for start in range(0, len(opened), _AT_ONCE):
-            part = opened[start : start + _AT_ONCE]
+        for first in range(0, len(opened), _AT_ONCE):
+            part = opened[first : first + _AT_ONCE]
             message = {"op": "open", "key": key, "targets": [(forward.host, forward.port) for forward, _ in part]}
             try:
                 self._channel.send(message, tuple(sock.fileno() for _, sock in part))

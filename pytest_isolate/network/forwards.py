@@ -7,13 +7,13 @@ loopback address of its family alone.
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
-from typing import Final, Literal
+from socket import socket
+from typing import Final
 
-from pytest_isolate.kernel.inet_sockets import InetSocket
+from pytest_isolate.kernel.inet_sockets import InetSocket, listening
+from pytest_isolate.model.net import Transport, bracketed
 
 __all__ = ["Forward", "forwards_of", "listen"]
 
@@ -25,13 +25,12 @@ _IPV4: Final = "127.0.0.1"
 class Forward:
     """One address, inside and on the host."""
 
-    kind: Literal["tcp", "udp"]
+    kind: Transport
     host: str
     port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.kind.upper()} {host}:{self.port}"
+        return f"{self.kind.upper()} {bracketed(self.host)}:{self.port}"
 
 
 def forwards_of(server: InetSocket, others: Collection[InetSocket] = ()) -> list[Forward]:
@@ -62,17 +61,4 @@ def forwards_of(server: InetSocket, others: Collection[InetSocket] = ()) -> list
 
 def listen(forward: Forward) -> socket:
     """A socket of the calling thread's network namespace that takes what `forward` forwards. Raises OSError."""
-    family = AF_INET6 if ":" in forward.host else AF_INET
-    made = socket(family, SOCK_STREAM if forward.kind == "tcp" else SOCK_DGRAM)
-    try:
-        if family == AF_INET6:
-            made.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        if forward.kind == "tcp":
-            made.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        made.bind((forward.host, forward.port))
-        if forward.kind == "tcp":
-            made.listen(_BACKLOG)
-    except OSError as error:
-        made.close()
-        raise OSError(error.errno, os.strerror(error.errno or 0)) from None
-    return made
+    return listening(forward.host, forward.port, forward.kind, _BACKLOG)

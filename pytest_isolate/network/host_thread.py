@@ -16,9 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pytest_isolate.kernel.namespaces import CLONE_NEWNET
-from pytest_isolate.kernel.syscalls import setns
-
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
@@ -41,20 +38,11 @@ def namespace_of(route: IPRoute) -> int:
 
 
 class HostThread:
-    """Runs functions, one at a time, in the host's network namespace; as a daemon it ends with its process.
+    """Runs functions, one at a time, in the network namespace that its maker is in; as a daemon it ends with its process."""
 
-    Args:
-        namespace: descriptor of the namespace to move to; None: where the caller is now.
-
-    Raises:
-        OSError: EPERM from setns(2).
-    """
-
-    def __init__(self, namespace: int | None = None) -> None:
+    def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name="isolate-host-net", daemon=True).start()
-        if namespace is not None:
-            self.call(lambda: setns(namespace, CLONE_NEWNET))
 
     def call(self, function: Callable[[], T]) -> T:
         """What `function` returns or raises."""

@@ -32,7 +32,7 @@ class Outbound:
         outside: a thread in the host's.
         run: the run's name.
         rootless: the caller has capabilities in the run's user namespace only.
-        wanted: how: one of `uplink.KINDS`.
+        wanted: how: one of `keys.UPLINKS`.
     """
 
     def __init__(self, host: IPRoute, inside: IPRoute, outside: HostThread, run: str, *, rootless: bool, wanted: str) -> None:

@@ -6,21 +6,19 @@ firewall or a read-only /proc/sys is in the way, and then pasta, as everyone els
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_isolate.model.errors import MissingCapability, SetupError
+from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.network.helper_uplink import INSTALL, PROGRAMS, HelperUplink, installed
-from pytest_isolate.network.host_thread import HostThread, namespace_of
+from pytest_isolate.network.host_thread import HostThread
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
 
-__all__ = ["KINDS", "Uplink", "open_uplink"]
-
-KINDS: Final = ("auto", "veth", "pasta", "slirp4netns")
+__all__ = ["Uplink", "open_uplink"]
 
 
 class Uplink(Protocol):
@@ -57,7 +55,7 @@ def open_uplink(
     run: str,
     rootless: bool,
     wanted: str = "auto",
-    outside: HostThread | None = None,
+    outside: HostThread,
     ipv6: bool = True,
 ) -> Uplink:
     """Open the run's way out. The calling thread is in the run's network namespace.
@@ -67,9 +65,9 @@ def open_uplink(
         inside: a socket of the run's.
         run: the run's name.
         rootless: the caller has capabilities in the run's user namespace only.
-        wanted: one of `KINDS`.
+        wanted: one of `keys.UPLINKS`.
         ipv6: open IPv6, too, where the host has it.
-        outside: a thread in the host's namespace; needed when rootless, as it can't be entered any more.
+        outside: a thread in the host's namespace, which can't be entered any more when rootless.
 
     Raises:
         MissingCapability: there is no way out on this machine, and what would make one.
@@ -77,8 +75,8 @@ def open_uplink(
     """
     from pyroute2.netlink.exceptions import NetlinkError
 
-    if wanted not in KINDS:
-        raise ValueError(f"{wanted!r} is none of {', '.join(KINDS)}")
+    if wanted not in UPLINKS:
+        raise ValueError(f"{wanted!r} is none of {', '.join(UPLINKS)}")
     try:
         return _opened(host, inside, outside, run, wanted, rootless=rootless, ipv6=ipv6)
     except NetlinkError as error:
@@ -87,31 +85,19 @@ def open_uplink(
         raise SetupError.from_os_error("open the uplink", error) from None
 
 
-def _opened(
-    host: IPRoute, inside: IPRoute, outside: HostThread | None, run: str, wanted: str, *, rootless: bool, ipv6: bool
-) -> Uplink:
+def _opened(host: IPRoute, inside: IPRoute, outside: HostThread, run: str, wanted: str, *, rootless: bool, ipv6: bool) -> Uplink:
     if wanted in ("auto", "veth") and not rootless:
         from pytest_isolate.network.veth_uplink import VethUplink
 
         try:
-            return VethUplink(host, inside, outside or _thread(host), run, ipv6=ipv6)
+            return VethUplink(host, inside, outside, run, ipv6=ipv6)
         except MissingCapability as error:
             if wanted == "veth":
                 raise
-            return _instead(error, host, inside, outside or _thread(host), run)
+            return _instead(error, host, inside, outside, run)
     if wanted == "veth":
         raise MissingCapability("uplink", ["net"], "a veth pair to the host takes root", "")
-    if outside is None and rootless:
-        raise ValueError("rootless, the host's network namespace can only be reached by a thread that was started in it")
-    return _helper(host, inside, outside or _thread(host), run, PROGRAMS if wanted == "auto" else (wanted,))
-
-
-def _thread(host: IPRoute) -> HostThread:
-    namespace = namespace_of(host)
-    try:
-        return HostThread(namespace)
-    finally:
-        os.close(namespace)
+    return _helper(host, inside, outside, run, PROGRAMS if wanted == "auto" else (wanted,))
 
 
 def _instead(error: MissingCapability, host: IPRoute, inside: IPRoute, outside: HostThread, run: str) -> Uplink:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.model.net import bracketed
 from pytest_isolate.model.usage import Contact, Contacts
 from pytest_isolate.sandbox import Sandbox
 
@@ -55,4 +56,4 @@ def _lines(contacts: Contacts) -> list[str]:
 
 def _shown(contact: Contact) -> str:
     protocol, address, port = contact
-    return f"{protocol} [{address}]:{port}" if ":" in address else f"{protocol} {address}:{port}"
+    return f"{protocol} {bracketed(address)}:{port}"

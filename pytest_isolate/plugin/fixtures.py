@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_isolate.plugin.marks import spec_key
 
 if TYPE_CHECKING:
+    from pytest_isolate.model.net import Transport
     from pytest_isolate.model.spec import Spec
     from pytest_isolate.model.usage import Usage
     from pytest_isolate.network.attachment import Address
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from pytest_isolate.plugin.factory import Factory
     from pytest_isolate.plugin.protocol import Protocol
 
-__all__ = ["Box", "Transport", "factory_key", "host_port", "isolate_box", "isolate_factory", "protocol_key"]
-
-Transport = Literal["tcp", "udp"]
+__all__ = ["Box", "factory_key", "host_port", "isolate_box", "isolate_factory", "protocol_key"]
 
 protocol_key: Final[pytest.StashKey[Protocol]] = pytest.StashKey()
 """On ``config.stash`` of a run that isolates something."""

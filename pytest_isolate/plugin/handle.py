@@ -17,9 +17,11 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.network.attachment import Address
 from pytest_isolate.plugin.errands import OWN
-from pytest_isolate.plugin.fixtures import Box, Transport, host_port
+from pytest_isolate.plugin.fixtures import Box, host_port
 
 if TYPE_CHECKING:
+    from pytest_isolate.model.net import Transport
+
     StrOrBytes = str | bytes | os.PathLike[str]
 
 __all__ = ["FactoryBox", "Program", "calling_place"]

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pytest_isolate.model.errors import IsolateError, NotListening, SandboxGone
+from pytest_isolate.model.net import Transport
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.sandbox import Sandbox
 from pytest_isolate.sandbox.logged import Logged
 from pytest_isolate.sandbox.pause import Pause, pause
-from pytest_isolate.sandbox.ports import Protocol, listens
+from pytest_isolate.sandbox.ports import listens
 from pytest_isolate.sandbox.process import TICK
 
 __all__ = ["OPERATIONS", "Made", "Wait", "finish"]
@@ -127,7 +128,7 @@ class Made:
         wanted = self.programs if program is None else [self.programs[program]]
         return b"".join(logged.output() for logged in wanted)
 
-    def wait_for_port(self, port: int, protocol: Protocol, timeout: float) -> Steps[None]:
+    def wait_for_port(self, port: int, protocol: Transport, timeout: float) -> Steps[None]:
         self._usable()
         deadline = time.monotonic() + timeout
         while not listens(self.box.init_pid, port, protocol):

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_isolate.model.keys import KEYS, Key
+from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "UPLINKS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
-UPLINKS: Final = ("auto", "veth", "pasta", "slirp4netns")
 DEFAULT_TOP: Final = 5
 
 

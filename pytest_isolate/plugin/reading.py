@@ -9,10 +9,11 @@ from typing import Any, Final
 import pytest
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, UPLINKS, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, Self
 
+from pytest_isolate.model.net import bracketed
 from pytest_isolate.model.spec import Spec
 
 __all__ = ["Refusals", "blocks"]
@@ -149,7 +150,7 @@ def _line(event: str, args: tuple[Any, ...]) -> str:
     if _stays(host):
         return ""
     kind = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}.get(sock.type, "ip")
-    return f"{kind} [{host}]:{port}" if ":" in host else f"{kind} {host}:{port}"
+    return f"{kind} {bracketed(host)}:{port}"
 
 
 def _name(value: object) -> str:

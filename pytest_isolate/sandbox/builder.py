@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 
 from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
 from pytest_isolate.kernel.channel import Channel
+from pytest_isolate.kernel.fresh_interpreter import ignore_terminal
 from pytest_isolate.kernel.mounts import MS_PRIVATE, MS_REC, mount
 from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
@@ -292,18 +293,9 @@ def _kill(built: Built) -> None:
         stop(server)
 
 
-def _quiet_signals() -> None:
-    """A terminal's Ctrl-C and hang-up are pytest's to handle; ended inits are reaped by the kernel.
-
-    SIGCHLD stays ignored over init's exec, which init relies on.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def main(argv: list[str]) -> None:
     """Args: the channel's fd, the pidfd of pytest."""
-    _quiet_signals()
+    ignore_terminal()
     channel = Channel(socket.socket(fileno=int(argv[0])))
     parent = int(argv[1])
     os.set_inheritable(parent, False)
@@ -317,7 +309,9 @@ def main(argv: list[str]) -> None:
         with suppress(OSError):
             channel.send({"error": _known(error, "start the builder").to_json()})
         return
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # ended inits are reaped by the kernel; it stays so over init's exec, which relies on it
     # Collections would only touch, and so copy, what every init shares with its parent until exec.
     gc.collect()
     gc.freeze()

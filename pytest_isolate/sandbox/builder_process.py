@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pytest_isolate.kernel.cgroup_runs import run_name
 from pytest_isolate.kernel.channel import pair
+from pytest_isolate.kernel.fresh_interpreter import start
 from pytest_isolate.model.errors import SandboxGone, error_from_json
 from pytest_isolate.sandbox.command import own_command
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["BuilderProcess", "Facts"]
 
 _GOODBYE: Final = 15.0
-_BOOT: Final = "import sys; sys.path.insert(0, sys.argv[1]); from pytest_isolate.sandbox.builder import main; main(sys.argv[2:])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,8 @@ class BuilderProcess:
         self._tmp, self._delegated = tmp, cgroup
         self._log = os.memfd_create("pytest-isolate-builder")
         self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        me = os.pidfd_open(os.getpid())
-        try:
-            self._process = self._spawn(theirs.fileno(), me)
-        finally:
-            theirs.close()
-            os.close(me)
+        with theirs:
+            self._process = start("pytest_isolate.sandbox.builder", theirs.fileno(), self._log)
         self.is_set_up = False
         self.notes: dict[str, None] = {}
         self._facts: Facts | None = None
@@ -90,19 +86,6 @@ class BuilderProcess:
         self._handed_out: set[int] = set()
         self._released: list[int] = []
         self._hub: tuple[int, int] | None = None
-
-    def _spawn(self, channel: int, me: int) -> subprocess.Popen[bytes]:
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        options = ["-I", "-S", "-X", f"utf8={sys.flags.utf8_mode}"]
-        return subprocess.Popen(
-            [sys.executable, *options, "-c", _BOOT, package, str(channel), str(me)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=(channel, me),
-            cwd="/",
-            start_new_session=True,
-        )
 
     def set_up(self, *, cwd: str, places: Sequence[str], trees: Sequence[str], refused: str = "", uplink: str = "auto") -> None:
         """Tell it what all sandboxes share, once: see `Builder`.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from pytest_isolate.kernel import inet_sockets
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Publish
 
@@ -49,27 +50,14 @@ def listening(wanted: Sequence[Publish]) -> Iterator[list[Listener]]:
 
 
 def _bound(entry: Publish) -> Listener:
-    family = socket.AF_INET6 if ":" in entry.host_ip else socket.AF_INET
-    kind = socket.SOCK_STREAM if entry.protocol == "tcp" else socket.SOCK_DGRAM
     deadline = time.monotonic() + _PATIENCE
     while True:
-        listener = socket.socket(family, kind)
         try:
-            if kind == socket.SOCK_STREAM:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((entry.host_ip, entry.host_port))
-            if kind == socket.SOCK_STREAM:
-                listener.listen(_BACKLOG)
+            listener = inet_sockets.listening(entry.host_ip, entry.host_port, entry.protocol, _BACKLOG)
         except OSError as error:
-            listener.close()
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 number = error.errno or 0
                 raise SetupError("publish", str(entry), number, _HINTS.get(number, "").format(port=entry.port)) from None
             time.sleep(_PAUSE)
-        except BaseException:
-            listener.close()
-            raise
         else:
             return replace(entry, host_port=listener.getsockname()[1]), listener

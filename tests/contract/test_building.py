@@ -46,7 +46,7 @@ def test_init_made_in_python_holds_the_same_sandbox(caller: Caller, net: str) ->
     code = f"""
 scripted = inside(LOOK, {spec})
 POOL.close()
-import pytest_isolate.sandbox.builder_process as starter
+import pytest_isolate.kernel.fresh_interpreter as starter
 starter._BOOT = starter._BOOT.replace("; main(", "; import os; os.memfd_create = refuse; main(").replace(
     "; from", "\\ndef refuse(*_): raise OSError(38, 'none')\\nfrom", 1)
 POOL = Pool(cgroup=CGROUP, depth=0)

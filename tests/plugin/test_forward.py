@@ -309,7 +309,7 @@ def test_unwanted(http_server):
     assert 'forward="fixtures"' in unwanted
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has ports below 1024 to listen on")
+@requires("root")  # to listen on a port below 1024
 def test_address_that_cant_be_had_inside_is_told_in_a_failing_test_only(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
