@@ -119,8 +119,12 @@ def in_tables(
     wanted: Collection[int] | None = None, process: int | str = "self", transport: Transport | None = None
 ) -> list[InetSocket]:
     """The sockets of a process's network namespace, or those of them with the inodes `wanted`, or of one `transport`."""
-    tables = [(table, kind) for table, kind in _TABLES if transport in (None, kind)]
-    return [sock for table, kind in tables for sock in _rows(f"/proc/{process}/net/{table}", kind, wanted)]
+    return [
+        sock
+        for table, kind in _TABLES
+        if transport is None or transport == kind
+        for sock in _rows(f"/proc/{process}/net/{table}", kind, wanted)
+    ]
 
 
 def listening(host: str, port: int, transport: Transport, backlog: int) -> socket:

@@ -113,10 +113,6 @@ class Publish:
         """In Docker's form."""
         return f"{bracketed(self.host_ip)}:{self.host_port or ''}:{self.port}/{self.protocol}"
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Publish:
-        return cls(**data)
-
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
@@ -143,7 +139,3 @@ class Bandwidth:
 
     def __str__(self) -> str:
         return ",".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Bandwidth:
-        return cls(**data)

@@ -15,7 +15,16 @@ from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.parse_net import net_text, parse_bandwidth, parse_net, parse_publish, quality_text
 from pytest_isolate.model.spec import IoLimit
-from pytest_isolate.model.units import parse_cpu, parse_duration, parse_rate, parse_size, shown
+from pytest_isolate.model.units import (
+    assignment,
+    entries_of,
+    parse_cpu,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    shown,
+    whole_number,
+)
 
 __all__ = ["parse_key", "parse_keys"]
 
@@ -65,30 +74,14 @@ def parse_keys(
 
 def _from_text(name: str, value: Any) -> Any:
     if name == "env":
-        return dict(_assignment(line) for line in value)
+        return dict(assignment(line) for line in value)
     if name == "io":
-        return _io_text(str(value))
+        return entries_of(str(value))
     if name == "net":
         return net_text(str(value))
     if name == "bandwidth":
         return quality_text(str(value))
     return value
-
-
-def _assignment(line: str) -> tuple[str, str]:
-    name, sign, value = line.partition("=")
-    if not sign:
-        raise ValueError(f"{line!r} is not NAME=VALUE")
-    return name, value
-
-
-def _io_text(text: str) -> dict[str, str]:
-    """``read=10MB/s,write=5MB/s`` as a mapping."""
-    pairs = [_assignment(part) for part in text.split(",")]
-    found = {name.strip(): value.strip() for name, value in pairs}
-    if len(found) < len(pairs):
-        raise ValueError(f"{text!r} gives an entry twice")
-    return found
 
 
 def _choice(*choices: str) -> Callable[[Any, str], str]:
@@ -101,8 +94,8 @@ def _choice(*choices: str) -> Callable[[Any, str], str]:
 
 
 def _pids(value: Any, _base: str) -> int:
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if isinstance(number, bool) or not isinstance(number, int):
+    number = whole_number(value)
+    if number is None:
         raise ValueError(f"{shown(value)} is not a whole number")
     if number < 1:
         raise ValueError(f"{shown(value)} leaves no task for the test itself")
@@ -178,12 +171,11 @@ def _hostname(value: Any, _base: str) -> str:
 
 
 def _user(value: Any, _base: str) -> str | int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
     if isinstance(value, str) and value in ("self", "root"):
         return value
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1:
-        return value
+    number = whole_number(value)
+    if number is not None and 0 <= number < 2**32 - 1:
+        return number
     raise ValueError(f"{shown(value)} is not accepted")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pytest_isolate.model.net import ANY_PORT, DEFAULT_NETWORK, Bandwidth, Net, Publish
-from pytest_isolate.model.units import parse_bit_rate, parse_duration, parse_fraction, shown
+from pytest_isolate.model.units import entries_of, parse_bit_rate, parse_duration, parse_fraction, shown, whole_number
 
 __all__ = ["net_text", "parse_bandwidth", "parse_name", "parse_net", "parse_publish", "quality_text"]
 
@@ -17,7 +17,6 @@ _MAC: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
 _LEAST_MTU: Final = 68
 _LEAST_MTU_IPV6: Final = 1280
 _ENTRIES: Final = ("mode", "network", "internal", "subnet", "ip", "aliases", "mac", "mtu", "ipv6")
-_MODES: Final = ("none", "host", "bridge")
 _QUALITIES: Final = ("rx", "tx", "delay", "jitter", "loss")
 
 
@@ -118,9 +117,9 @@ def _mac(value: Any) -> str:
 
 
 def _mtu(value: Any, *, ipv6: bool) -> int:
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    number = whole_number(value)
     least = _LEAST_MTU_IPV6 if ipv6 else _LEAST_MTU
-    if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= 65535:
+    if number is None or not least <= number <= 65535:
         raise ValueError(f"mtu: {shown(value)} is not a number of bytes from {least} to 65535")
     return number
 
@@ -220,13 +219,7 @@ def _entry(value: Mapping[str, Any], name: str, parse: Any) -> Any:
 
 def quality_text(text: str) -> str | dict[str, str]:
     """``rx=10mbit,delay=20ms`` as a mapping; a bare rate as it is."""
-    if "=" not in text:
-        return text
-    pairs = [part.partition("=") for part in text.split(",")]
-    found = {name.strip(): value.strip() for name, _, value in pairs}
-    if len(found) < len(pairs):
-        raise ValueError(f"{text!r} gives an entry twice")
-    return found
+    return entries_of(text) if "=" in text else text
 
 
 def _known(value: Mapping[Any, Any], names: Sequence[str]) -> None:

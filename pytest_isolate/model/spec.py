@@ -32,9 +32,10 @@ class IoLimit:
 
 _NOWHERE: Final = Net()
 _OF_BRIDGES: Final = ("publish", "bandwidth")
+"""Keys that mean nothing with another network mode."""
+
 _LONGEST_LABEL: Final = 63
 """Characters between two dots of a name in DNS (RFC 1035, 2.3.4); sethostname(2) takes 64."""
-"""Keys that mean nothing with another network mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ class Spec:
         if net := values.get("net"):
             values["net"] = Net.from_json(net)
         if quality := values.get("bandwidth"):
-            values["bandwidth"] = Bandwidth.from_json(quality)
+            values["bandwidth"] = Bandwidth(**quality)
         if ports := values.get("publish"):
-            values["publish"] = tuple(Publish.from_json(port) for port in ports)
+            values["publish"] = tuple(Publish(**port) for port in ports)
         for name in ("writable", "hide"):
             if name in values:
                 values[name] = tuple(values[name])

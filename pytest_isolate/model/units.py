@@ -11,6 +11,8 @@ import re
 from typing import Final
 
 __all__ = [
+    "assignment",
+    "entries_of",
     "format_duration",
     "format_size",
     "parse_bit_rate",
@@ -20,6 +22,7 @@ __all__ = [
     "parse_rate",
     "parse_size",
     "shown",
+    "whole_number",
 ]
 
 _SIZES: Final = {
@@ -55,6 +58,30 @@ def _quantity(value: object) -> tuple[int | float, str]:
     if isinstance(value, str) and (match := re.fullmatch(_QUANTITY, value.strip(), re.ASCII)):
         return float(match[1]) if "." in match[1] else int(match[1]), match[2]
     raise ValueError(f"{shown(value)} is not a quantity")
+
+
+def whole_number(value: object) -> int | None:
+    """An int, or its digits; None for anything else, True and False included."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``. Raises ValueError."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def entries_of(text: str) -> dict[str, str]:
+    """``read=10MB/s,write=5MB/s`` as a mapping. Raises ValueError, also for an entry that is given twice."""
+    pairs = [assignment(part) for part in text.split(",")]
+    found = {name.strip(): value.strip() for name, value in pairs}
+    if len(found) < len(pairs):
+        raise ValueError(f"{text!r} gives an entry twice")
+    return found
 
 
 def parse_cpu(value: object) -> float:

@@ -190,7 +190,7 @@ class Hub:
 
     def _attach(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         net = Net.from_json(message["net"])
-        quality = Bandwidth.from_json(message["bandwidth"]) if message["bandwidth"] else None
+        quality = Bandwidth(**message["bandwidth"]) if message["bandwidth"] else None
         _number, network = self._known(net)
 
         address = network.attach(message["n"], net, fds[0], _shaper(quality) if quality is not None else None)

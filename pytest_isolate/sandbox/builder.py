@@ -41,7 +41,7 @@ from pytest_isolate.sandbox.construct import Built, Construction
 from pytest_isolate.sandbox.identity import Identity, enter_run_namespace
 from pytest_isolate.sandbox.init import open_program
 from pytest_isolate.sandbox.init_script import InitScripts
-from pytest_isolate.sandbox.networks import Networks
+from pytest_isolate.sandbox.networks import Networks, network_namespace
 from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
@@ -49,6 +49,7 @@ __all__ = ["main"]
 
 _REMOVAL_PAUSE: Final = 0.02
 _LAST_REMOVALS: Final = 5.0
+_JOIN: Final = "join the network of another sandbox"
 
 
 class _Live(NamedTuple):
@@ -90,7 +91,7 @@ class Builder:
                 libraries=setup["libraries"], builder=self._construction.builder,
             )  # fmt: skip
         except BaseException:
-            self.end()
+            self._clean_up()
             raise
         sweep_stale(self._hierarchy.bases)
         sweep_workspaces(setup["tmp"])
@@ -145,10 +146,10 @@ class Builder:
         group = None
         built = None
         try:
-            net = self._joined(join)
-            spec, caps, _plan = self._planned(described, net)
+            owner = self._owner(join)
+            spec, caps, _plan = self._planned(described, owner)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group, join, net, lambda init: self._networks.begin(number, spec, init))
+            built = self._construct(described, group, owner, lambda init: self._networks.begin(number, spec, init))
             wired = self._networks.finish()
         except (IsolateError, OSError) as error:
             self._networks.give_up()
@@ -158,23 +159,21 @@ class Builder:
                 self._doomed.append(group)
             self._channel.send({"n": number, "error": _known(error, "build").to_json(), "again": self._networks.lost})
             return
-        self._live[number] = _Live(built, group, spec, net or spec.net)
+        self._live[number] = _Live(built, group, spec, owner.net if owner is not None else spec.net)
         answer = {"n": number, "init": built.init_pid, "group": group.to_json(), "notes": self._networks.notes(), **wired}
         self._channel.send(answer, (built.pidfd,))
 
-    def _joined(self, number: int | None) -> Net | None:
-        """The network of the sandbox that is to be joined, None if none is. Raises SetupError."""
+    def _owner(self, number: int | None) -> _Live | None:
+        """The sandbox whose network is to be joined, None if none is. Raises SetupError."""
         if number is None:
             return None
         if number not in self._live:
-            raise SetupError("join the network of another sandbox", detail="it has ended")
-        return self._live[number].net
+            raise SetupError(_JOIN, detail="it has ended")
+        return self._live[number]
 
-    def _construct(
-        self, described: dict[str, Any], group: Group, join: int | None, net: Net | None, born: Callable[[int], None]
-    ) -> Built:
-        with self._network_of(join) as network:
-            spec, _caps, plan = self._planned(described, net)
+    def _construct(self, described: dict[str, Any], group: Group, owner: _Live | None, born: Callable[[int], None]) -> Built:
+        with _network_of(owner) as network:
+            spec, _caps, plan = self._planned(described, owner)
             try:
                 return self._construction.build(spec, plan, group.v2, network, born)
             except SetupError as error:
@@ -182,23 +181,8 @@ class Builder:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
-            spec, _caps, plan = self._planned(described, net)
+            spec, _caps, plan = self._planned(described, owner)
             return self._construction.build(spec, plan, group.v2, network, born)
-
-    @contextmanager
-    def _network_of(self, number: int | None) -> Iterator[int | None]:
-        """fd of the network namespace of a sandbox that is alive. Raises SetupError."""
-        if number is None:
-            yield None
-            return
-        try:
-            fd = os.open(f"/proc/{self._live[number].built.init_pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except (KeyError, OSError):
-            raise SetupError("join the network of another sandbox", detail="it has ended") from None
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
     def _ask(self, message: dict[str, Any], fds: list[int]) -> None:
         """A question about networks. The pytest process waits for the answer."""
@@ -225,8 +209,9 @@ class Builder:
                 other = self._live[message["m"]].built
                 return self._networks.partition(operation, (number, built.init_pid), (message["m"], other.init_pid))
 
-    def _planned(self, described: dict[str, Any], net: Net | None) -> tuple[Spec, Caps, Plan]:
+    def _planned(self, described: dict[str, Any], owner: _Live | None) -> tuple[Spec, Caps, Plan]:
         """Caps and mounts of a spec: the same for each of its sandboxes while its paths are the same files. Raises IsolateError, and tries again then."""
+        net = owner.net if owner is not None else None
         text = json.dumps([described, net.to_json() if net is not None else None], sort_keys=True)
         if (known := self._plans.get(text)) is None or known[3] != files_of(known[0]):
             spec = Spec.from_json(described)
@@ -260,8 +245,11 @@ class Builder:
         """Kill every init, remove cgroups and workspace; gives up on what stays busy for five seconds."""
         for number in list(self._live):
             self._release(number)
-        if networks := vars(self).get("_networks"):  # None where setting up failed
-            networks.close()
+        self._networks.close()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what setting up made."""
         self._hierarchy.enter_back()
         deadline = time.monotonic() + _LAST_REMOVALS
         with suppress(OSError):
@@ -269,6 +257,22 @@ class Builder:
                 time.sleep(_REMOVAL_PAUSE / 4)
         self._hierarchy.leave()
         self._workspace.remove()
+
+
+@contextmanager
+def _network_of(owner: _Live | None) -> Iterator[int | None]:
+    """fd of the network namespace of a sandbox that is alive, None for none. Raises SetupError."""
+    if owner is None:
+        yield None
+        return
+    try:
+        fd = network_namespace(owner.built.init_pid)
+    except OSError:
+        raise SetupError(_JOIN, detail="it has ended") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _step(name: str, function: Any, *args: Any) -> None:

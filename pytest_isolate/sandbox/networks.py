@@ -15,7 +15,7 @@ from pytest_isolate.model.spec import Spec
 if TYPE_CHECKING:
     from pytest_isolate.network.hub_process import HubProcess
 
-__all__ = ["Networks"]
+__all__ = ["Networks", "network_namespace"]
 
 
 class Networks:
@@ -83,7 +83,7 @@ class Networks:
     def _attach(self, number: int, spec: Spec, init: int) -> None:
         quality = spec.to_json().get("bandwidth")
         hub = self._running()
-        namespace = _namespace(init)
+        namespace = network_namespace(init)
         try:
             hub.tell({"op": "attach", "n": number, "net": spec.net.to_json(), "bandwidth": quality}, (namespace,))
         finally:
@@ -136,7 +136,7 @@ class Networks:
         try:
             for (_number, init), (peer, _init) in ((one, other), (other, one)):
                 try:
-                    namespaces.append(_namespace(init))
+                    namespaces.append(network_namespace(init))
                 except OSError:
                     if operation == "cut":
                         raise
@@ -172,6 +172,6 @@ class Networks:
         self._begun = None
 
 
-def _namespace(init: int) -> int:
+def network_namespace(init: int) -> int:
     """fd of the network namespace of a sandbox. Raises OSError."""
     return os.open(f"/proc/{init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -122,16 +122,14 @@ class Pool:
         if name is not None and (other := self.names.get(name)) is not None and other.open:
             raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
-        owner = self._owner(spec)
-        if owner is not None and owner.in_host_network:
-            spec, owner = _in_host_network(spec), None
-        number = self._take_order(builder, spec.sandbox(), owner.number if owner is not None else None)
+        spec, owner = _joining(spec, self._owner(spec))
+        join = owner.number if owner is not None else None
+        number = self._take_order(builder, spec.sandbox(), join)
         answer = self._answer(builder, number)
-        if answer.get("again") or not builder.has_network(
-            answer
-        ):  # the process that holds its network was killed, maybe long since
+        # Where the process that holds its network was killed, maybe long since, another one gives it another.
+        if answer.get("again") or not builder.has_network(answer):
             builder.give_back(number, answer)
-            number = self._order(builder, spec.sandbox(), owner.number if owner is not None else None)
+            number = self._order(builder, spec.sandbox(), join)
             answer = self._answer(builder, number)
         if "error" in answer:
             raise error_from_json(answer["error"])
@@ -226,12 +224,11 @@ class Pool:
         while builder is not None and len(self._orders) < self._depth:
             if (spec := next(self._expected, None)) is None:
                 return
-            wanted = spec.sandbox()
             owner = self.names.get(spec.net.container or "")
             if spec.net.container is not None and (owner is None or not owner.open):  # it may come to be until then
                 continue
-            if owner is not None and owner.in_host_network:
-                wanted, owner = _in_host_network(wanted), None
+            spec, owner = _joining(spec, owner)
+            wanted = spec.sandbox()
             join = owner.number if owner is not None else None
             self._orders.append((self._order(builder, wanted, join), wanted, files_of(wanted), join))
 
@@ -284,11 +281,13 @@ class Pool:
         self._abandon()
 
 
-def _in_host_network(spec: Spec) -> Spec:
-    """For one that joins a sandbox with ``net="host"``: an unprivileged user can't enter the host's network namespace, but can stay in it."""
+def _joining(spec: Spec, owner: Sandbox | None) -> tuple[Spec, Sandbox | None]:
+    """What is to be built, and whose network it is to join. One that would join the host's stays in it: an unprivileged user can't enter it."""
+    if owner is None or not owner.in_host_network:
+        return spec, owner
     from pytest_isolate.model.net import Net
 
-    return replace(spec, net=Net("host"))
+    return replace(spec, net=Net("host")), None
 
 
 def _directory() -> str:
