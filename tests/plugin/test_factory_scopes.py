@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.plain_runs import Said, copied, run
-
-OWN_NAMESPACE = os.readlink("/proc/self/ns/pid")
+from tests.support.ordered_runs import Ran, ran
 
 
-@dataclass(frozen=True)
-class Ran:
-    said: Said
-    events: list[str]
-    outside: list[bool]
-
-    def where(self, event: str) -> set[bool]:
-        return {outside for seen, outside in zip(self.events, self.outside, strict=True) if seen.startswith(event)}
-
-
-def ran(tmp_path: Path, *args: str, isolated: bool) -> Ran:
-    directory = copied("factory", tmp_path)
-    log = tmp_path / "order.log"
-    said = run(directory, *args, how="marked", env={"ORDER_LOG": str(log), "ORDER_ISOLATED": str(int(isolated))})
-    lines = [line.rpartition(" ") for line in log.read_text().splitlines()]
-    return Ran(said, [event for event, _, _ in lines], [namespace == OWN_NAMESPACE for _, _, namespace in lines])
+def factory_ran(tmp_path: Path, *args: str, isolated: bool) -> Ran:
+    return ran("factory", tmp_path, "marked", *args, env={"ORDER_ISOLATED": str(int(isolated))})
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return ran(tmp_path_factory.mktemp("plain"), isolated=False)
+    return factory_ran(tmp_path_factory.mktemp("plain"), isolated=False)
 
 
 @pytest.fixture(scope="module")
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    return ran(tmp_path_factory.mktemp("isolated"), isolated=True)
+    return factory_ran(tmp_path_factory.mktemp("isolated"), isolated=True)
 
 
 def test_outcomes_and_order_are_those_of_plain_tests(plain: Ran, isolated: Ran) -> None:
@@ -55,10 +37,10 @@ def test_outcomes_and_order_are_those_of_plain_tests(plain: Ran, isolated: Ran) 
 
 def test_fixtures_that_ask_run_outside_with_what_they_request_and_others_inside(isolated: Ran) -> None:
     for fixture in ("s_box", "p_box", "m_box", "c_box", "f_box", "f_requested", "f_two", "f_bad"):
-        assert isolated.where(f"setup {fixture} ") == {True}, fixture
+        assert set(isolated.where(f"setup {fixture} ")) == {True}, fixture
     for fixture in ("s_box", "p_box", "m_box", "c_box", "f_box", "f_requested", "f_two", "f_bad_end"):
-        assert isolated.where(f"down {fixture} ") == {True}, fixture
-    assert isolated.where("setup f_dynamic") == {True, False}
+        assert set(isolated.where(f"down {fixture} ")) == {True}, fixture
+    assert set(isolated.where("setup f_dynamic")) == {True, False}
     assert False in isolated.where("setup f_inside")
 
 
@@ -71,7 +53,7 @@ def test_sandboxes_outlive_the_teardown_of_their_fixture(plain: Ran, isolated: R
 
 @pytest.mark.parametrize("args", [("-x",), ("-k", "Class or function"), ("--setup-show", "-q", "--tb=no", "-rN")], ids=" ".join)
 def test_options_that_end_or_choose_keep_the_order(tmp_path: Path, args: tuple[str, ...]) -> None:
-    plain = ran(tmp_path / "plain", *args, isolated=False)
-    isolated = ran(tmp_path / "isolated", *args, isolated=True)
+    plain = factory_ran(tmp_path / "plain", *args, isolated=False)
+    isolated = factory_ran(tmp_path / "isolated", *args, isolated=True)
     assert isolated.events == plain.events
     assert isolated.said.status == plain.said.status

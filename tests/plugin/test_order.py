@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.plain_runs import How, Said, copied, run
+from tests.support.ordered_runs import Ran, ran
+from tests.support.plain_runs import How
 
 MODES: tuple[How, ...] = ("marked", "all")
-OWN_NAMESPACE = os.readlink("/proc/self/ns/pid")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What happened, in order, and whether it happened in the pytest process."""
-
-    said: Said
-    events: list[str]
-    outside: list[bool]
-
-    def where(self, event: str) -> list[bool]:
-        return [outside for seen, outside in zip(self.events, self.outside, strict=True) if seen.startswith(event)]
-
-    def of(self, *words: str) -> list[str]:
-        return [event for event in self.events if event.startswith(words)]
-
-
-def ran(suite: str, tmp_path: Path, how: How, *args: str) -> Ran:
-    directory = copied(suite, tmp_path)
-    log = tmp_path / "order.log"
-    said = run(directory, *args, how=how, env={"ORDER_LOG": str(log)})
-    lines = [line.rpartition(" ") for line in log.read_text().splitlines()]
-    return Ran(said, [event for event, _, _ in lines], [namespace == OWN_NAMESPACE for _, _, namespace in lines])
 
 
 @pytest.fixture(scope="module")
