@@ -132,8 +132,10 @@ def _spec(options: argparse.Namespace) -> Spec:
     return spec
 
 
-def _print_network(box: Sandbox) -> None:
-    """Where it is, and where its published ports are; what was changed on the host for it."""
+def _print_network(box: Sandbox, notes: Sequence[str]) -> None:
+    """What was changed on the host for it, where it is, and where its published ports are."""
+    for note in notes:
+        print(f"pytest-isolate: {note}", file=sys.stderr)
     if box.address is not None:
         print(f"pytest-isolate: {box.address.ip} on network {box.address.network}", file=sys.stderr)
     for (port, protocol), (host, host_port) in box.ports.items():
@@ -144,7 +146,7 @@ def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
     pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
     try:
         with Sandbox(spec, pool=pool) as box:
-            _print_network(box)
+            _print_network(box, pool.notes)
             started = time.monotonic()
             with _forwarding() as forward_to:
                 try:
