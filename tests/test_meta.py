@@ -24,10 +24,11 @@ LAYERS: Final = {
     "network": {"kernel", "model"},
     "machine": {"kernel", "model"},
     "rootfs": {"machine", "kernel", "model"},
-    "sandbox": {"rootfs", "network", "machine", "kernel", "model"},
-    "probe": {"sandbox", "rootfs", "network", "machine", "kernel", "model"},
-    "report": {"probe", "rootfs", "network", "machine", "kernel", "model"},
-    "plugin": {"report", "probe", "sandbox", "rootfs", "network", "machine", "kernel", "model"},
+    "images": {"machine", "kernel", "model"},
+    "sandbox": {"images", "rootfs", "network", "machine", "kernel", "model"},
+    "probe": {"sandbox", "images", "rootfs", "network", "machine", "kernel", "model"},
+    "report": {"probe", "images", "rootfs", "network", "machine", "kernel", "model"},
+    "plugin": {"report", "probe", "sandbox", "images", "rootfs", "network", "machine", "kernel", "model"},
 }
 """What each package may import, besides itself."""
 
