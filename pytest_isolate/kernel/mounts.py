@@ -37,6 +37,7 @@ __all__ = [
     "escape_overlay",
     "fits_page",
     "mount",
+    "mount_id",
     "mount_setattr",
     "mountinfo",
     "move_mount",
@@ -180,8 +181,29 @@ def attach(fd: int, target: str, attributes: int, *, recursive: bool = False) ->
     wanted = sum(flag for attribute, flag in _FLAG_OF.items() if attributes & attribute)
     point = os.path.realpath(target)
     for mounted in mountinfo():
-        if mounted.point == point or (recursive and mounted.point.startswith(f"{point}/")):
+        if (mounted.point == point or (recursive and mounted.point.startswith(f"{point}/"))) and _is_visible(mounted):
             mount("", mounted.point, "", MS_REMOUNT | MS_BIND | wanted | mounted.flags)
+
+
+def _is_visible(mounted: Mount) -> bool:
+    """Whether its path leads to it, and to no mount that covers it."""
+    try:
+        fd = os.open(mounted.point, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return mount_id(fd) == mounted.id
+    finally:
+        os.close(fd)
+
+
+def mount_id(fd: int) -> int:
+    """Of the mount that `fd` was opened on, as in mountinfo; -1 where the kernel doesn't tell."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    return -1
 
 
 _FLAG_OF: Final = {MOUNT_ATTR_RDONLY: MS_RDONLY, MOUNT_ATTR_NODEV: MS_NODEV}

@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Self
 
-__all__ = ["ARCHIVES", "ImageConfig", "Kind", "Source", "Stack"]
+__all__ = ["ARCHIVES", "Code", "ImageConfig", "Kind", "Source", "Stack"]
 
 Kind = Literal["host", "directory", "oci", "docker-archive", "tarball", "layer"]
 
@@ -127,3 +127,22 @@ class Stack:
     def from_json(cls, data: dict[str, Any]) -> Self:
         config = ImageConfig.from_json(data["config"]) if data["config"] else None
         return cls(tuple(data["directories"]), data["host"], config, tuple(data["notes"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What of the host a test needs in a foreign root, at its own paths.
+
+    Attributes:
+        trees: read-only: the interpreter, its modules, the packages.
+        projects: what tests may write to, to be thrown away: the directories of pytest's rootdir and working directory.
+        runtime: a directory below all layers: shared libraries that the image may lack, links to the interpreter.
+    """
+
+    trees: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
+    runtime: str = ""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(tuple(data["trees"]), tuple(data["projects"]), data["runtime"])

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.image import Code, Source, Stack
 from pytest_isolate.model.net import Bandwidth, Net, Publish
 from pytest_isolate.model.units import format_size
 
@@ -54,7 +55,8 @@ class Spec:
         bandwidth: the quality of the link.
         forward: which of the host's loopback servers are reachable inside: those of the test's wide ``fixtures``, or ``none``.
         timeout: from joining the sandbox to the end of the process's teardown.
-        rootfs: what the root file system is made of.
+        rootfs: what the root file system is made of, bottom to top; empty: the host's.
+        upper: where the writable layer lives.
         writable: host paths passed through read-write.
         hide: paths that are empty inside.
         env: variables to set, or to remove where the value is None.
@@ -62,6 +64,8 @@ class Spec:
         user: ``self``, ``root``, or a user id.
         fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
         leak: whether processes left behind are reported or fail the test.
+        stack: what `rootfs` came to on this machine; None until somebody looked it up.
+        code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
     """
 
     cpu: float | None = None
@@ -75,7 +79,8 @@ class Spec:
     bandwidth: Bandwidth | None = None
     forward: Literal["fixtures", "none"] = "fixtures"
     timeout: float | None = None
-    rootfs: str = "host"
+    rootfs: tuple[Source, ...] = ()
+    upper: Literal["tmpfs", "disk"] = "tmpfs"
     writable: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     env: Env = ()
@@ -83,6 +88,13 @@ class Spec:
     user: str | int = "self"
     fixtures: Literal["shared", "inside"] = "shared"
     leak: Literal["report", "fail"] = "report"
+    stack: Stack | None = None
+    code: Code | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its root file system has nothing of the host's below its layers."""
+        return bool(self.rootfs) and self.rootfs[0].kind != "host"
 
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
@@ -114,6 +126,12 @@ class Spec:
             values["bandwidth"] = Bandwidth(**quality)
         if ports := values.get("publish"):
             values["publish"] = tuple(Publish(**port) for port in ports)
+        if sources := values.get("rootfs"):
+            values["rootfs"] = tuple(Source(**source) for source in sources)
+        if stack := values.get("stack"):
+            values["stack"] = Stack.from_json(stack)
+        if code := values.get("code"):
+            values["code"] = Code.from_json(code)
         for name in ("writable", "hide"):
             if name in values:
                 values[name] = tuple(values[name])
