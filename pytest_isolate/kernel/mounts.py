@@ -41,6 +41,7 @@ __all__ = [
     "mount_setattr",
     "mountinfo",
     "move_mount",
+    "open_in_root",
     "open_tree",
     "pivot_root",
     "umount2",
@@ -63,6 +64,7 @@ _AT_EMPTY_PATH: Final = 0x1000
 _OPEN_TREE_CLONE: Final = 0x1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_RESOLVE_IN_ROOT: Final = 0x10
 
 MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
@@ -86,6 +88,10 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
@@ -147,6 +153,20 @@ def open_tree(path: str, *, recursive: bool = False) -> int:
     """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (AT_RECURSIVE if recursive else 0)
     return syscall("open_tree", _AT_FDCWD, os.fsencode(path), flags, path=path)
+
+
+def open_in_root(root: str, path: str) -> int:
+    """openat2(2) with RESOLVE_IN_ROOT (Linux 5.6): an O_PATH fd of `path` in the tree at `root`, out of which no link leads.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+        return syscall("openat2", directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+    finally:
+        os.close(directory)
 
 
 def mount_setattr(fd: int, attributes: int, *, clear: int = 0, recursive: bool = False) -> None:

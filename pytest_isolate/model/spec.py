@@ -8,7 +8,7 @@ Contradictions between keys are found by `contradictions`, before anything is bu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
@@ -117,27 +117,25 @@ class Spec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Spec:
         known = {field.name for field in fields(cls)}
-        values = {name: value for name, value in data.items() if name in known}
-        if io := values.get("io"):
-            values["io"] = IoLimit(**io)
-        if net := values.get("net"):
-            values["net"] = Net.from_json(net)
-        if quality := values.get("bandwidth"):
-            values["bandwidth"] = Bandwidth(**quality)
-        if ports := values.get("publish"):
-            values["publish"] = tuple(Publish(**port) for port in ports)
-        if sources := values.get("rootfs"):
-            values["rootfs"] = tuple(Source(**source) for source in sources)
-        if stack := values.get("stack"):
-            values["stack"] = Stack.from_json(stack)
-        if code := values.get("code"):
-            values["code"] = Code.from_json(code)
-        for name in ("writable", "hide"):
-            if name in values:
-                values[name] = tuple(values[name])
-        if "env" in values:
-            values["env"] = tuple((name, value) for name, value in values["env"])
-        return cls(**values)
+        return cls(**{name: _READERS.get(name, _as_it_is)(value) for name, value in data.items() if name in known})
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "io": lambda value: value and IoLimit(**value),
+    "net": Net.from_json,
+    "bandwidth": lambda value: value and Bandwidth(**value),
+    "publish": lambda value: tuple(Publish(**port) for port in value),
+    "rootfs": lambda value: tuple(Source(**source) for source in value),
+    "stack": lambda value: value and Stack.from_json(value),
+    "code": lambda value: value and Code.from_json(value),
+    "writable": tuple,
+    "hide": tuple,
+    "env": lambda value: tuple((name, content) for name, content in value),
+}
 
 
 def _within(path: str, tree: str) -> bool:

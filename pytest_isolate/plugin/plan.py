@@ -20,7 +20,7 @@ from pytest_isolate.plugin.marks import place_key, places_key, spec_key
 from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.terminal import may_mount
-from pytest_isolate.rootfs.host import describe_plan
+from pytest_isolate.rootfs.foreign import describe_plan
 from pytest_isolate.sandbox.pool import trees_of_user
 
 __all__ = ["register", "show"]

@@ -2,7 +2,7 @@
 
 `HostRoot.prepare` runs once, in the builder's private mount namespace: it captures the host's tree as a
 read-only clone, makes what all sandboxes share, and finds out by mounting what takes an overlay. `plan` then
-only writes down operations. `describe_plan` writes them down without a builder, for people.
+only writes down operations.
 
 As root the tree is built outside, by the builder: an overlay of ``/`` and of each writable submount.
 Rootless the kernel refuses an overlay of a tree with mounts below it (they are locked), so the sandbox gets
@@ -25,6 +25,7 @@ from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask,
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
+from pytest_isolate.rootfs.lowers import lowers, missing_trees
 from pytest_isolate.rootfs.plan import (
     EMPTY,
     FIGURES,
@@ -64,7 +65,7 @@ from pytest_isolate.rootfs.survey import (
 )
 from pytest_isolate.rootfs.trees import make_skeletons, user_trees
 
-__all__ = ["HostRoot", "describe_plan"]
+__all__ = ["HostRoot", "resolved"]
 
 ROOT_OPTIONS: Final = "redirect_dir=on,xino=on,index=off,metacopy=off"
 """As real root: directories rename, inode numbers survive the copy-up."""
@@ -130,6 +131,13 @@ class HostRoot:
             leave_workspace(workspace)
             raise
 
+    @classmethod
+    def surveyed(cls, places: Sequence[str], *, rootless: bool, trees: Sequence[str]) -> HostRoot:
+        """What `prepare` would give, every overlay taken to work: for plans that nobody carries out. Raises SetupError."""
+        survey = _survey("/", rootless=rootless, places=places, trees=trees)
+        # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
+        return replace(survey, sockets=() if rootless else _reachable(survey.sockets, survey.trees))
+
     def _make(self) -> HostRoot:
         """Mount what was surveyed. Raises SetupError."""
         try:
@@ -179,7 +187,7 @@ class HostRoot:
         Raises:
             SetupError: a path of ``writable=`` or ``hide=`` doesn't exist.
         """
-        hidden = tuple(_resolve("hide", path) for path in spec.hide)
+        hidden = tuple(resolved("hide", path) for path in spec.hide)
         tree = (*self._tree(spec, hidden), *self._resolver(resolver))
         # A fresh sysfs needs a network namespace of one's own.
         fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
@@ -233,14 +241,15 @@ class HostRoot:
 
     def _tree(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
         """Everything but the kernel's own file systems, shallow paths before those in them."""
-        writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
+        writable = tuple(dict.fromkeys((*self.places, *(resolved("writable", path) for path in spec.writable))))
         gone = (*writable, *hidden)
+        over = spec.stack.directories if spec.stack else ()
         layers = [
             layer
-            for layer in self.trees.layers
+            for layer in (*self.trees.layers, *self._further(over))
             if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
-        steps: list[Operation] = [self._layer(layer, number) for number, layer in enumerate(layers)]
+        steps: list[Operation] = [self._layer(layer, number, over) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
             for bound in self.trees.binds
@@ -271,27 +280,24 @@ class HostRoot:
         apart = any(within(path, skeleton.path) and path != skeleton.path for skeleton in self.trees.skeletons)
         return apart and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
 
-    def _layer(self, layer: Layer, number: int) -> Operation:
+    def _further(self, over: Sequence[str]) -> Iterator[Layer]:
+        """Rootless: trees that only the layers `over` the host need."""
+        if over and self.rootless:
+            server = next((layer.server for layer in self.trees.layers), "")
+            paths = [layer.path for layer in self.trees.layers]
+            yield from (replace(layer, server=server) for layer in missing_trees(over, paths, mountinfo()))
+
+    def _layer(self, layer: Layer, number: int, over: Sequence[str]) -> Operation:
+        on_top = lowers(layer.path, over)
         if layer.server:
-            return FuseOverlay.of(layer.server, layer, number)
-        return Overlay(layer.lower, layer.path, number, self.options, layer.flags)
+            return FuseOverlay.of(layer.server, layer, number, on_top)
+        below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
+        return Overlay((*on_top, layer.lower), layer.path, number, self.options, layer.flags, below)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""
         yield from (Bind(path, path, make=True) for path in self.places if within(path, "/dev"))
         yield from (_hide(path, ()) for path in hidden if _covered(path, OWN_TREES))
-
-
-def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = False, trees: Sequence[str] = ()) -> list[str]:
-    """What `HostRoot.plan` would do for `spec`, a line per step; mounts nothing, so every overlay is taken to work.
-
-    Raises:
-        SetupError: a path of the spec doesn't exist.
-    """
-    survey = _survey("/", rootless=rootless, places=places, trees=trees)
-    # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
-    sockets = () if rootless else _reachable(survey.sockets, survey.trees)
-    return replace(survey, sockets=sockets).plan(spec, "resolv.conf" if spec.net.mode == "bridge" else "").describe()
 
 
 def _enter(workspace: str) -> None:
@@ -305,7 +311,7 @@ def _covered(path: str, trees: Sequence[str]) -> bool:
     return any(within(path, tree) for tree in trees)
 
 
-def _resolve(key: str, path: str) -> str:
+def resolved(key: str, path: str) -> str:
     """`path` without symbolic links, which would lead a mount out of the tree that is being built."""
     try:
         return os.path.realpath(path, strict=True)
@@ -336,7 +342,7 @@ def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Seq
     return HostRoot(
         workspace=workspace,
         rootless=rootless,
-        places=tuple(dict.fromkeys(_resolve("places", place) for place in places)),
+        places=tuple(dict.fromkeys(resolved("places", place) for place in places)),
         trees=wanted,
         sockets=tuple(path for path in host_sockets(mounts) if not _covered(path, OWN_TREES)),
         kernel=tuple(_kernel_file_systems(hierarchies(mounts), rootless=rootless, unified=unified)),

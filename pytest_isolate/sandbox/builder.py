@@ -34,6 +34,7 @@ from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.foreign import plan_of, prepare
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
@@ -217,7 +218,9 @@ class Builder:
             spec = Spec.from_json(described)
             files = files_of(spec)
             caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(net or spec.net)
-            known = self._plans[text] = (spec, caps, self._construction.root.plan(spec, resolver), files)
+            root = self._construction.root
+            prepare(root, spec)
+            known = self._plans[text] = (spec, caps, plan_of(root, spec, resolver), files)
         else:
             self._networks.resolver(net or known[0].net)  # another hub than that of the plan has another gateway
         return known[:3]

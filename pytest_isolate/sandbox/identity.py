@@ -48,6 +48,8 @@ class Identity:
         """
         if not self.rootless:
             return own_map("uid"), own_map("gid")
+        if spec.foreign:  # its files' owners are root, which is the caller, and subordinate ids
+            return _map(0, self.uid, self.subordinate_uids), _map(0, self.gid, self.subordinate_gids)
         inside_uid = self.uid if spec.user == "self" else 0 if spec.user == "root" else int(spec.user)
         inside_gid = self.gid if spec.user == "self" else 0 if spec.user == "root" else int(spec.user)
         return (
@@ -163,7 +165,7 @@ def drop_privileges(spec: Spec, *, rootless: bool) -> None:
     uid = {"self": own, "root": 0}.get(spec.user, spec.user) if isinstance(spec.user, str) else spec.user
     kept = DOCKER_DEFAULT if uid == 0 else frozenset[int]()
     drop_bounding(kept)
-    if uid != own and not rootless:
+    if uid != own and (spec.foreign or not rootless):
         _become(int(uid))
     capset(kept)
     set_no_new_privs()
