@@ -82,10 +82,11 @@ def prepare(root: HostRoot, spec: Spec) -> None:
     """Make in the workspace what the plan for `spec` refers to. Raises SetupError, OSError."""
     if spec.stack is None:
         return
+    if spec.stack.host:
+        root.prepare_layers(spec.stack.directories)
+        return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))
-    if spec.stack.host:
-        return
     points = f"{root.workspace}/{_points(spec)}"
     for path in _ALWAYS:
         os.makedirs(points + path, exist_ok=True)

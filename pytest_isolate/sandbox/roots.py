@@ -92,8 +92,6 @@ def _or_raise(known: dict[tuple[Source, ...], _T | IsolateError], key: tuple[Sou
 
 def _merged(config: ImageConfig, asked: Env, *, test: bool) -> Env:
     """The image's variables and over them the spec's. A test keeps finding its own programs, after the image's."""
-    import os
-
     env: dict[str, str | None] = dict(config.env)
     path = env.get("PATH") or _PATH
     own = os.environ.get("PATH", "") if test else ""
