@@ -3,7 +3,7 @@
 All of it is mounted outside, by the builder, as root's host tree is: sandbox and builder see the same layers, also rootless, where
 the builder's user namespace is the one that the layers' owners are mapped in. The lowest layer is made here, once per plan: empty
 directories and files to mount on, which the image may lack. The image has the last word on all of them, so a link of the image on
-the way to one of them leads where it does inside (`plan.InRoot`).
+the way to one of them leads where it does inside (`InRoot`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
+from pytest_isolate.rootfs.in_root import InRoot
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
 from pytest_isolate.rootfs.lowers import link, short
 from pytest_isolate.rootfs.plan import (
@@ -32,7 +33,6 @@ from pytest_isolate.rootfs.plan import (
     Directory,
     EnterRoot,
     Hide,
-    InRoot,
     Operation,
     Overlay,
     PivotRoot,
@@ -118,8 +118,8 @@ def _bound(root: HostRoot, spec: Spec) -> list[str]:
 
 def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[Operation]:
     code = spec.code or _NOBODYS
-    layers = [Layer("/", _root_directory(stack), "")]
-    layers += [Layer(path, _like(path), HOST + path) for path in code.projects]
+    layers = [Layer("/", _like(stack.directories[-1], rootless=root.rootless), "")]
+    layers += [Layer(path, _like(path, rootless=root.rootless), HOST + path) for path in code.projects]
     yield Upper(spec.disk, tuple(layer.directory for layer in layers))
     server = next((layer.server for layer in root.trees.layers), "")
     below = tuple(short(directory) for directory in (*reversed(stack.directories), *((code.runtime,) if code.runtime else ())))
@@ -133,7 +133,7 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     steps += [Bind(path, path) for path in writable if not any(within(path, own) for own in OWN_TREES)]
     steps += [Hide(path, _cover(path, stack)) for path in spec.hide]
     for step in sorted(steps, key=lambda step: depth(step.target)):
-        yield InRoot(step)
+        yield step if isinstance(step, FuseOverlay) else InRoot(step)
     yield InRoot(Bind(DEVICES, "/dev", readonly=True))
     if root.rootless:
         yield InRoot(Bind(f"{UPPER}/{FIGURES}", f"/dev/{DISK}", readonly=True))
@@ -145,26 +145,22 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
 
 
 def _overlay(root: HostRoot, layer: Layer, number: int, below: tuple[str, ...], name: str, server: str) -> Iterator[Operation]:
-    """One that is mounted where it is first needed: `/` has no links on its way."""
     if server:
         served = FuseOverlay(server, below, layer.path, number)
         yield served
-        yield InRoot(served.bind())
-        return
-    overlay = Overlay(below, layer.path, number, root.options, below=name)
-    yield overlay if layer.path == "/" else InRoot(overlay)
+        yield served.bind()
+    else:
+        yield Overlay(below, layer.path, number, root.options, below=name)
 
 
-def _root_directory(stack: Stack) -> Directory:
-    return _like(stack.directories[-1])
-
-
-def _like(path: str) -> Directory:
+def _like(path: str, *, rootless: bool) -> Directory:
+    """What an upper must look like to cover `path`; rootless it is the caller's, who is root inside."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise SetupError.from_os_error("use a directory", error, path) from None
-    return Directory(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+    mode = stat.S_IMODE(status.st_mode)
+    return Directory(mode) if rootless else Directory(mode, status.st_uid, status.st_gid)
 
 
 def _cover(path: str, stack: Stack) -> str:
