@@ -185,11 +185,9 @@ class HostRoot:
         fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
         kernel = (*fresh, *self._late(hidden))
         if self.rootless:
-            served = tuple(step for step in tree if isinstance(step, FuseOverlay))
-            outside = (*(step for step in tree if isinstance(step, Upper)), *served) if served else ()
-            inside = (
-                step.bind() if isinstance(step, FuseOverlay) else step for step in tree if step not in outside or step in served
-            )
+            # What the builder must do itself: start servers, and mount the upper layer, of which it keeps a descriptor.
+            outside = tuple(step for step in tree if isinstance(step, (Upper, FuseOverlay)))
+            inside = (step.bind() if isinstance(step, FuseOverlay) else step for step in tree if not isinstance(step, Upper))
             return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
@@ -206,8 +204,7 @@ class HostRoot:
             SetupError
         """
         servers: list[int] = []
-        if plan.outside or group:
-            _enter(self.workspace)
+        _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
         try:
