@@ -64,6 +64,7 @@ class Spec:
         user: ``self``, ``root``, or a user id.
         fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
         leak: whether processes left behind are reported or fail the test.
+        scratch: with ``upper="disk"``: the directory that the writable layer lies below; empty until somebody looked it up.
         stack: what `rootfs` came to on this machine; None until somebody looked it up.
         code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
     """
@@ -88,6 +89,7 @@ class Spec:
     user: str | int = "self"
     fixtures: Literal["shared", "inside"] = "shared"
     leak: Literal["report", "fail"] = "report"
+    scratch: str = ""
     stack: Stack | None = None
     code: Code | None = None
 
@@ -158,6 +160,11 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
+    if spec.disk is not None and spec.upper == "disk":
+        found.append(
+            SpecError("disk+upper", f"disk={format_size(spec.disk)} caps a tmpfs, and a directory on a disk has no cap of its own",
+                      'upper="tmpfs", or no disk=')
+        )  # fmt: skip
     return [*found, *_bad_network(spec), *_bad_paths(spec)]
 
 

@@ -73,7 +73,7 @@ class Supply:
 
     def rooted(self, spec: Spec) -> Spec:
         """A test's spec with what its ``rootfs=`` comes to. Raises IsolateError."""
-        if not spec.rootfs:
+        if not spec.rootfs and spec.upper != "disk":
             return spec
         if self._find_code is None:
             from pytest_isolate.plugin.own_code import own_code

@@ -80,10 +80,10 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
 
 def prepare(root: HostRoot, spec: Spec) -> None:
     """Make in the workspace what the plan for `spec` refers to. Raises SetupError, OSError."""
-    if spec.stack is None:
-        return
-    if spec.stack.host:
-        root.prepare_layers(spec.stack.directories)
+    if spec.scratch:
+        os.makedirs(spec.scratch, exist_ok=True)
+    if spec.stack is None or spec.stack.host:
+        root.prepare_layers(spec.stack.directories if spec.stack else (), spec.scratch)
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))
@@ -120,7 +120,7 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     code = spec.code or _NOBODYS
     layers = [Layer("/", _like(stack.directories[-1], rootless=root.rootless), "")]
     layers += [Layer(path, _like(path, rootless=root.rootless), HOST + path) for path in code.projects]
-    yield Upper(spec.disk, tuple(layer.directory for layer in layers))
+    yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
     server = next((layer.server for layer in root.trees.layers), "")
     below = tuple(short(directory) for directory in (*reversed(stack.directories), *((code.runtime,) if code.runtime else ())))
     yield from _overlay(root, layers[0], 0, (*below, _points(spec)), f"{len(stack.directories)} layers", server)

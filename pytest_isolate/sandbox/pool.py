@@ -146,7 +146,7 @@ class Pool:
 
     def _resolved(self, spec: Spec) -> Spec:
         """With what its ``rootfs=`` comes to. Raises IsolateError."""
-        if not spec.rootfs or spec.stack is not None:
+        if not (spec.rootfs or spec.upper == "disk") or spec.stack is not None or spec.scratch:
             return spec
         if self._roots is None:
             from pytest_isolate.sandbox.roots import Roots

@@ -56,7 +56,7 @@ class Roots:
         return self._store
 
     def resolved(self, spec: Spec, find_code: FindCode | None = None) -> Spec:
-        """`spec` with its stack.
+        """`spec` with its stack, and a place for its writable layer.
 
         Args:
             find_code: says what of the host a test needs on these layers; None: programs run there, as the image has them.
@@ -64,6 +64,10 @@ class Roots:
         Raises:
             IsolateError: an image can't be imported, a layer isn't there, a test can't be run on them.
         """
+        if spec.upper == "disk":
+            spec = replace(spec, scratch=os.path.join(self.store.path, "uppers"))
+        if not spec.rootfs:
+            return spec
         stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self._progress))
         if stack.host:
             return replace(spec, stack=stack)

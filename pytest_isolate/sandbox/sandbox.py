@@ -295,7 +295,7 @@ class Sandbox:
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
             usage = replace(usage, **traffic)
-        if (disk := self._disk()) is not None:
+        if self.spec.upper == "tmpfs" and (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
 
@@ -349,7 +349,7 @@ class Sandbox:
             oom_kills=kills,
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
-            disk_full=disk is not None and disk.f_bfree == 0,
+            disk_full=disk is not None and disk.f_bavail == 0,
             refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
 
