@@ -96,11 +96,14 @@ class Spec:
     @property
     def foreign(self) -> bool:
         """Whether its root file system has nothing of the host's below its layers."""
+        if self.stack is not None:
+            return not self.stack.host
         return bool(self.rootfs) and self.rootfs[0].kind != "host"
 
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
-        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=())
+        rooted: dict[str, Any] = {"rootfs": ()} if self.stack is not None else {}
+        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=(), **rooted)
 
     def without(self, keys: Iterable[str]) -> Spec:
         """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
@@ -173,7 +176,7 @@ def absent(spec: Spec) -> list[SpecError]:
     return [
         SpecError("rootfs", f"{source} doesn't exist", "a path that is there before the tests run")
         for source in spec.rootfs
-        if source.kind not in ("host", "layer") and not os.path.exists(source.path)
+        if source.kind not in ("host", "layer", "recipe", "fixture") and not os.path.exists(source.path)
     ]
 
 
