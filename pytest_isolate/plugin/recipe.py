@@ -44,7 +44,13 @@ class Recipe:
     """
 
     def __init__(
-        self, name: str, base: tuple[Source, ...], steps: tuple[Step, ...], inputs: tuple[str, ...], keys: dict[str, Any], place: str
+        self,
+        name: str,
+        base: tuple[Source, ...],
+        steps: tuple[Step, ...],
+        inputs: tuple[str, ...],
+        keys: dict[str, Any],
+        place: str,
     ) -> None:
         self.name, self.base, self.steps, self.inputs, self.keys, self.place = name, base, steps, inputs, keys, place
         self.function: Callable[[], object] | None = None
@@ -141,7 +147,9 @@ def isolate_layer(
         paths = parse_key("writable", [os.fspath(path) for path in inputs], directory)
     except SpecError as error:
         raise error.at(place) from None
-    recipe = Recipe(name, sources, tuple(step if isinstance(step, str) else tuple(step) for step in listed), paths, checked, place)
+    recipe = Recipe(
+        name, sources, tuple(step if isinstance(step, str) else tuple(step) for step in listed), paths, checked, place
+    )
     if steps is not None:
         return recipe
 

@@ -213,6 +213,10 @@ class Builder:
                 from pytest_isolate.sandbox.written import changes_of, in_memory
 
                 return {}, (in_memory(changes_of(built, self._workspace.path)),)
+            case "written":
+                from pytest_isolate.sandbox.written import directories_of
+
+                return directories_of(built)
             case _:
                 return self._network_answer(message, fds), ()
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.errors import IsolateError, SetupError, SpecError
 from pytest_isolate.model.image import Code, ImageConfig, Source, Stack
 from pytest_isolate.model.spec import Env, Spec
 
 if TYPE_CHECKING:
-    from pytest_isolate.images.progress import Progress
-    from pytest_isolate.images.store import Store
+    from pytest_isolate.images.store import Progress, Store
 
 __all__ = ["FindCode", "Roots"]
 
@@ -50,7 +49,6 @@ class Roots:
     def store(self) -> Store:
         """Opened when it is first needed. Raises ImageError."""
         if self._store is None:
-            from pytest_isolate.images.store import Store
 
             self._store = Store(self._path)
         return self._store
@@ -68,6 +66,9 @@ class Roots:
             spec = replace(spec, scratch=os.path.join(self.store.path, "uppers"))
         if not spec.rootfs:
             return spec
+        for source in spec.rootfs:
+            if source.kind in ("recipe", "fixture"):
+                raise SpecError("rootfs", f"{source} means something in a test of pytest's alone", "the other forms of rootfs=")
         stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self._progress))
         if stack.host:
             return replace(spec, stack=stack)

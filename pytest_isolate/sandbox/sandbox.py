@@ -316,6 +316,16 @@ class Sandbox:
         with open(fd, encoding="ascii") as file:
             return Changes.from_json(json.load(file))
 
+    def written(self) -> list[tuple[str, int]]:
+        """Where it wrote, as overlayfs keeps it: the path of each overlay, and a descriptor (O_PATH) of its upper directory, the caller's to close.
+
+        Raises:
+            SandboxGone: it is given back, or its builder was killed.
+        """
+        assert self._pool is not None
+        answer = self._pool.ask("written", self.number, {})
+        return list(zip(answer["trees"], answer["fds"], strict=True))
+
     @property
     def sampler(self) -> Callable[[], None] | None:
         """What whoever waits for the sandbox is to call every few milliseconds, so that `usage` knows the peak of
