@@ -20,6 +20,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
+from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
 from pytest_isolate.rootfs.lowers import link, short
 from pytest_isolate.rootfs.plan import (
@@ -80,6 +81,8 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
 
 def prepare(root: HostRoot, spec: Spec) -> None:
     """Make in the workspace what the plan for `spec` refers to. Raises SetupError, OSError."""
+    if (shown := root.shown(spec, _code_in(spec))) is not None:
+        shown.prepare(root.workspace, owners=not root.rootless)
     if spec.stack is None:
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
@@ -95,6 +98,11 @@ def prepare(root: HostRoot, spec: Spec) -> None:
             file.write(_LOCALHOST)
     for path in (RESOLV_CONF, *_bound(root, spec)):
         _make_point(points + path, is_directory=os.path.isdir(path))
+
+
+def _code_in(spec: Spec) -> tuple[str, ...]:
+    """What of the host's code is mounted read-only."""
+    return spec.code.trees if spec.code else ()
 
 
 def _points(spec: Spec) -> str:
@@ -119,14 +127,22 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     code = spec.code or _NOBODYS
     layers = [Layer("/", _root_directory(stack), "")]
     layers += [Layer(path, _like(path), HOST + path) for path in code.projects]
+    shown = root.shown(spec, code.trees)
+    if shown is not None and spec.code is not None:
+        layers = [*(layer for layer in layers if not shown.replaces(layer.path)), *shown.layers]
     yield Upper(spec.disk, tuple(layer.directory for layer in layers))
     server = next((layer.server for layer in root.trees.layers), "")
     below = tuple(short(directory) for directory in (*reversed(stack.directories), *((code.runtime,) if code.runtime else ())))
     yield from _overlay(root, layers[0], 0, (*below, _points(spec)), f"{len(stack.directories)} layers", server)
     steps: list[Operation] = []
     for number, layer in enumerate(layers[1:], 1):
-        steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
+        if layer.file:
+            steps.append(FileOverlay.of(layer, number, root.options))
+        else:
+            steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
     steps += [Bind(HOST + path, path, recursive=True, readonly=True) for path in code.trees]
+    if shown is not None and spec.code is not None:
+        steps += [Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True) for bound in shown.binds]
     places = root.places if spec.code else ()
     writable = dict.fromkeys((*places, *(resolved("writable", path) for path in spec.writable)))
     steps += [Bind(path, path) for path in writable if not any(within(path, own) for own in OWN_TREES)]
