@@ -224,6 +224,8 @@ def _bad_inputs(spec: Spec) -> list[SpecError]:
             for path in spec.inputs:
                 if _within(path, other):
                     found.append(
-                        SpecError(key, f"{name}={other!r} {does} inputs={path!r}", f"{name} of paths in inputs, or outside of them")
+                        SpecError(
+                            key, f"{name}={other!r} {does} inputs={path!r}", f"{name} of paths in inputs, or outside of them"
+                        )
                     )
     return found

@@ -87,7 +87,9 @@ class Outline:
         except OSError as error:
             _remove(half)
             number = error.errno or 0
-            raise SetupError("inputs=", os.fsdecode(error.filename or self.root), number, HINTS.get(number, ""), str(error)) from error
+            raise SetupError(
+                "inputs=", os.fsdecode(error.filename or self.root), number, HINTS.get(number, ""), str(error)
+            ) from error
 
 
 def _point(path: str) -> str:
@@ -217,7 +219,9 @@ def show(spec: Spec, trees: Trees, points: Sequence[str], *, owners: bool) -> Sh
         return None
     root = project.root
     if root == "/" or any(within(root, own) for own in OWN_TREES):
-        raise SetupError("inputs=", root, errno.EINVAL, "have the project in a directory of its own, outside of /proc, /sys and /dev")
+        raise SetupError(
+            "inputs=", root, errno.EINVAL, "have the project in a directory of its own, outside of /proc, /sys and /dev"
+        )
     asked = [*spec.inputs, *(path for path in project.kept if os.path.exists(path))]
     found = [_resolved(path) for path in asked]
     if any(within(root, path) for path in found):
