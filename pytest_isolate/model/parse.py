@@ -162,8 +162,6 @@ def _rootfs(value: Any, base: str) -> tuple[Source, ...]:
     for place, source in enumerate(sources):
         if source.kind == "host" and place:
             raise ValueError('"host" can only be at the bottom, the first of the list')
-        if source.kind not in ("host", "layer") and not os.path.exists(source.path):
-            raise ValueError(f"{source} doesn't exist")
     return () if [source.kind for source in sources] == ["host"] else tuple(sources)
 
 

@@ -18,7 +18,7 @@ from pytest_isolate.model.net import Bandwidth, Net, Publish
 from pytest_isolate.model.project import Project
 from pytest_isolate.model.units import format_size
 
-__all__ = ["IoLimit", "Spec", "contradictions"]
+__all__ = ["IoLimit", "Spec", "absent", "contradictions"]
 
 Env = tuple[tuple[str, str | None], ...]
 
@@ -166,6 +166,15 @@ def contradictions(spec: Spec) -> list[SpecError]:
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
     return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
+
+
+def absent(spec: Spec) -> list[SpecError]:
+    """What `spec` is made of and isn't there on this machine; the errors carry no place yet."""
+    return [
+        SpecError("rootfs", f"{source} doesn't exist", "a path that is there before the tests run")
+        for source in spec.rootfs
+        if source.kind not in ("host", "layer") and not os.path.exists(source.path)
+    ]
 
 
 def _bad_network(spec: Spec) -> list[SpecError]:

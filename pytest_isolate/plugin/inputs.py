@@ -10,6 +10,7 @@ of this process and the processes forked from it: other programs, and os.path.ex
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +40,8 @@ _MOST_LISTED: Final = 20
 _DEEPEST: Final = 50
 """Exceptions of one chain that are looked at."""
 
-_FRAMES: Final = 4
-"""Between the call that opens a file and linecache's, where that asks for it."""
+_FRAMES: Final = 6
+"""From ours to linecache's, where that opens a file: it goes through tokenize."""
 
 _FILE, _MODULE = "f", "m"
 """Before the path on the board: what it would be."""
@@ -80,7 +81,7 @@ class Missed:
 
     def __init__(self) -> None:
         self._board = Board(_SIZE, _LONGEST)
-        self._look: Callable[..., None] | None = None
+        self._look: Callable[[str, str], None] | None = None
 
     def close(self) -> None:
         self._board.close()
@@ -106,7 +107,7 @@ class Missed:
         """In the child: an exception that goes into a report."""
         if self._look is not None:
             for path in _missing_files(error):
-                self._look(path)
+                self._look(_FILE, path)
 
     def section(self, spec: Spec) -> tuple[str, str] | None:
         """Title and text for a failing test's report; None if nothing that exists was missed."""
@@ -125,13 +126,13 @@ class Missed:
         return TITLE, "\n".join([*lines, f"remedy: add what the test needs to inputs=: {wanted}"])
 
 
-def _looker(board: Board, root: str, spelt: str) -> Callable[..., None]:
-    """What notes a path of the project that isn't there; with a second argument that is true, one that a module would be at."""
+def _looker(board: Board, root: str, spelt: str) -> Callable[[str, str], None]:
+    """What notes a path of the project that isn't there, by its kind."""
     seen: set[str] = set()
     inside = root + os.sep
     known = (inside, spelt + os.sep)
 
-    def look(path: str, module: bool = False) -> None:
+    def look(kind: str, path: str) -> None:
         if not os.path.isabs(path):
             path = os.path.join(os.getcwd(), path)
         if not path.startswith(known) or path in seen or len(seen) >= _MOST_SEEN:
@@ -139,12 +140,12 @@ def _looker(board: Board, root: str, spelt: str) -> Callable[..., None]:
         seen.add(path)
         real = os.path.realpath(path)
         if real.startswith(inside) and not os.path.lexists(real):
-            board.note((_MODULE if module else _FILE) + real)
+            board.note(kind + real)
 
     return look
 
 
-def _hook(look: Callable[..., None]) -> Callable[[str, tuple[Any, ...]], None]:
+def _hook(look: Callable[[str, str], None]) -> Callable[[str, tuple[Any, ...]], None]:
     """The audit hook of one test process; a closure, since a `__call__` doubles the price of every event."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -156,7 +157,7 @@ def _hook(look: Callable[..., None]) -> Callable[[str, tuple[Any, ...]], None]:
                 return
             path = args[_PATH_OF[event]]
             if isinstance(path, (str, bytes, os.PathLike)):
-                look(os.fsdecode(path))
+                look(_FILE, os.fsdecode(path))
 
     return hook
 
@@ -168,12 +169,12 @@ def _creates(args: tuple[Any, ...]) -> bool:
 
 def _to_show_source() -> bool:
     """Whether it is for a traceback or a warning, of code that is in memory."""
-    frame = sys._getframe(2)
+    frame = inspect.currentframe()
     for _ in range(_FRAMES):
+        if frame is None:
+            return False
         if frame.f_globals.get("__name__") == "linecache":
             return True
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False
 
@@ -181,7 +182,7 @@ def _to_show_source() -> bool:
 class _Finder:
     """The last on sys.meta_path: asked for what no other found."""
 
-    def __init__(self, look: Callable[..., None]) -> None:
+    def __init__(self, look: Callable[[str, str], None]) -> None:
         self._look = look
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> None:  # noqa: ARG002 - importlib's signature
@@ -189,7 +190,7 @@ class _Finder:
         with contextlib.suppress(Exception):
             for folder in sys.path if path is None else path:
                 if isinstance(folder, str):
-                    self._look(os.path.join(folder, name.rpartition(".")[2]), True)
+                    self._look(_MODULE, os.path.join(folder, name.rpartition(".")[2]))
 
 
 def _missing_files(error: BaseException) -> Iterator[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -54,6 +56,7 @@ class _Reader:
             top=self.top(),
             cgroup=self.cgroup(),
             uplink=self.choice("isolate_uplink", UPLINKS),
+            store=self.store(),
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
@@ -117,15 +120,26 @@ class _Reader:
         )
         return None
 
+    def store(self) -> str | None:
+        """Relative to the working directory, or to the ini file that names it."""
+        value, _place, typed = self.either("isolate_store")
+        if value is None:
+            return None
+        base = self.config.invocation_params.dir if typed.startswith("--") else self.base()
+        return str(os.path.normpath(base / os.path.expanduser(value)))
+
+    def base(self) -> Path:
+        """The directory that relative paths of ini values start at."""
+        return self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
+
     def layers(self) -> tuple[Layer, ...]:
         """Command line, its profile, ini, its profile."""
         options = {key.name: self.config.getoption(f"isolate_{key.name}") for key in everywhere()}
         lines = {key.name: self.ini(f"isolate_{key.name}") for key in everywhere()}
-        ini_dir = self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
         found = [
             *self.read(options, str(self.config.invocation_params.dir), "--isolate-", lambda _name: _COMMAND_LINE),
             *self.profile(self.config.getoption("isolate_profile"), _COMMAND_LINE, "--isolate-profile"),
-            *self.read(lines, str(ini_dir), "isolate_", lambda name: self.place(f"isolate_{name}")),
+            *self.read(lines, str(self.base()), "isolate_", lambda name: self.place(f"isolate_{name}")),
             *self.profile(self.ini("isolate_profile"), self.place("isolate_profile"), "isolate_profile"),
         ]
         self.errors += map(str, merge(found, partial=True).errors)

@@ -32,6 +32,7 @@ class Settings(NamedTuple):
         top: rows of the summary; 0 for all.
         cgroup: the delegated cgroup directory.
         uplink: how bridge networks reach the outside.
+        store: the layer store's directory; None: the user's.
         preload: modules to import before the first fork.
         plan: print the sandboxes and run nothing.
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
@@ -45,6 +46,7 @@ class Settings(NamedTuple):
     top: int = DEFAULT_TOP
     cgroup: str | None = None
     uplink: str = "auto"
+    store: str | None = None
     preload: tuple[str, ...] = ()
     plan: bool = False
     all_place: str = ""

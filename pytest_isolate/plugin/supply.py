@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_isolate.model.errors import MissingCapability, SandboxGone, SetupError
+from pytest_isolate.model.errors import IsolateError, MissingCapability, SandboxGone
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import Settings
 from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.sandbox.pool import Pool
+from pytest_isolate.sandbox.roots import FindCode, Roots
 
 if TYPE_CHECKING:
     from pytest_isolate.sandbox import Sandbox
@@ -47,7 +48,9 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink)
+        self._roots = Roots(settings.store)
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
+        self._find_code: FindCode | None = None
         self._emptied: list[str] = []
 
     def launch(self) -> None:
@@ -61,7 +64,22 @@ class Supply:
             add_note(self._config, "pytest left its cgroup for a scope of systemd's, so that sandboxes can have caps and figures")
 
     def expect(self, specs: Iterable[Spec]) -> None:
-        self._pool.expect(specs)
+        self._pool.expect(self._rooted(specs))
+
+    def _rooted(self, specs: Iterable[Spec]) -> Iterator[Spec]:
+        for spec in specs:
+            with suppress(IsolateError):  # the test itself is told
+                yield self.rooted(spec)
+
+    def rooted(self, spec: Spec) -> Spec:
+        """A test's spec with what its ``rootfs=`` comes to. Raises IsolateError."""
+        if not spec.rootfs:
+            return spec
+        if self._find_code is None:
+            from pytest_isolate.plugin.own_code import own_code
+
+            self._find_code = own_code(self._config)
+        return self._roots.resolved(spec, self._find_code)
 
     def proceed(self) -> None:
         """A test process is forked, and waited for: the builder may work."""
@@ -75,8 +93,8 @@ class Supply:
             pytest.skip.Exception: the machine lacks something, and the run skips such tests.
         """
         try:
-            return self.acquire(spec)
-        except (SetupError, SandboxGone) as error:
+            return self.acquire(self.rooted(spec))
+        except IsolateError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def acquire(self, spec: Spec, name: str | None = None) -> Obtained:

@@ -3,7 +3,7 @@
 All of it is mounted outside, by the builder, as root's host tree is: sandbox and builder see the same layers, also rootless, where
 the builder's user namespace is the one that the layers' owners are mapped in. The lowest layer is made here, once per plan: empty
 directories and files to mount on, which the image may lack. The image has the last word on all of them, so a link of the image on
-the way to one of them leads where it does inside (`plan.InRoot`).
+the way to one of them leads where it does inside (`InRoot`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
+from pytest_isolate.rootfs.in_root import InRoot
 from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
 from pytest_isolate.rootfs.lowers import link, short
@@ -33,7 +34,6 @@ from pytest_isolate.rootfs.plan import (
     Directory,
     EnterRoot,
     Hide,
-    InRoot,
     Operation,
     Overlay,
     PivotRoot,
@@ -85,10 +85,11 @@ def prepare(root: HostRoot, spec: Spec) -> None:
         shown.prepare(root.workspace, owners=not root.rootless)
     if spec.stack is None:
         return
+    if spec.stack.host:
+        root.prepare_layers(spec.stack.directories)
+        return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))
-    if spec.stack.host:
-        return
     points = f"{root.workspace}/{_points(spec)}"
     for path in _ALWAYS:
         os.makedirs(points + path, exist_ok=True)
@@ -107,7 +108,12 @@ def _code_in(spec: Spec) -> tuple[str, ...]:
 
 def _points(spec: Spec) -> str:
     code = spec.code or _NOBODYS
-    return f"{_POINTS}/{short(repr((code, spec.writable)))[-8:]}"
+    return f"{_POINTS}/{short(repr((code, spec.writable, _project(spec))))[-8:]}"
+
+
+def _project(spec: Spec) -> tuple[str, ...]:
+    """Where the project is, if a part of it is shown."""
+    return (spec.project.root,) if spec.inputs and spec.project else ()
 
 
 def _make_point(path: str, *, is_directory: bool) -> None:
@@ -120,15 +126,14 @@ def _bound(root: HostRoot, spec: Spec) -> list[str]:
     """Host paths that appear inside at their own places."""
     code = spec.code or _NOBODYS
     places = root.places if spec.code else ()
-    return [*code.trees, *code.projects, *places, *(resolved("writable", path) for path in spec.writable)]
+    return [*code.trees, *code.projects, *_project(spec), *places, *(resolved("writable", path) for path in spec.writable)]
 
 
 def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[Operation]:
     code = spec.code or _NOBODYS
-    layers = [Layer("/", _root_directory(stack), "")]
-    layers += [Layer(path, _like(path), HOST + path) for path in code.projects]
-    shown = root.shown(spec, code.trees)
-    if shown is not None and spec.code is not None:
+    layers = [Layer("/", _like(stack.directories[-1], rootless=root.rootless), "")]
+    layers += [Layer(path, _like(path, rootless=root.rootless), HOST + path) for path in code.projects]
+    if (shown := root.shown(spec, code.trees)) is not None:
         layers = [*(layer for layer in layers if not shown.replaces(layer.path)), *shown.layers]
     yield Upper(spec.disk, tuple(layer.directory for layer in layers))
     server = next((layer.server for layer in root.trees.layers), "")
@@ -141,14 +146,14 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
         else:
             steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
     steps += [Bind(HOST + path, path, recursive=True, readonly=True) for path in code.trees]
-    if shown is not None and spec.code is not None:
+    if shown is not None:
         steps += [Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True) for bound in shown.binds]
     places = root.places if spec.code else ()
     writable = dict.fromkeys((*places, *(resolved("writable", path) for path in spec.writable)))
     steps += [Bind(path, path) for path in writable if not any(within(path, own) for own in OWN_TREES)]
     steps += [Hide(path, _cover(path, stack)) for path in spec.hide]
     for step in sorted(steps, key=lambda step: depth(step.target)):
-        yield InRoot(step)
+        yield step if isinstance(step, FuseOverlay) else InRoot(step)
     yield InRoot(Bind(DEVICES, "/dev", readonly=True))
     if root.rootless:
         yield InRoot(Bind(f"{UPPER}/{FIGURES}", f"/dev/{DISK}", readonly=True))
@@ -160,26 +165,22 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
 
 
 def _overlay(root: HostRoot, layer: Layer, number: int, below: tuple[str, ...], name: str, server: str) -> Iterator[Operation]:
-    """One that is mounted where it is first needed: `/` has no links on its way."""
     if server:
         served = FuseOverlay(server, below, layer.path, number)
         yield served
-        yield InRoot(served.bind())
-        return
-    overlay = Overlay(below, layer.path, number, root.options, below=name)
-    yield overlay if layer.path == "/" else InRoot(overlay)
+        yield served.bind()
+    else:
+        yield Overlay(below, layer.path, number, root.options, below=name)
 
 
-def _root_directory(stack: Stack) -> Directory:
-    return _like(stack.directories[-1])
-
-
-def _like(path: str) -> Directory:
+def _like(path: str, *, rootless: bool) -> Directory:
+    """What an upper must look like to cover `path`; rootless it is the caller's, who is root inside."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise SetupError.from_os_error("use a directory", error, path) from None
-    return Directory(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+    mode = stat.S_IMODE(status.st_mode)
+    return Directory(mode) if rootless else Directory(mode, status.st_uid, status.st_gid)
 
 
 def _cover(path: str, stack: Stack) -> str:

@@ -26,7 +26,7 @@ from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
 from pytest_isolate.rootfs.inputs import FileOverlay, Shown, show
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
-from pytest_isolate.rootfs.lowers import lowers, missing_trees
+from pytest_isolate.rootfs.lowers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.plan import (
     EMPTY,
     FIGURES,
@@ -306,7 +306,19 @@ class HostRoot:
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
         below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
-        return Overlay((*on_top, layer.lower), layer.path, number, self.options, layer.flags, below)
+        lower = covered(layer.path) if self.is_covered(layer, over) else layer.lower
+        return Overlay((*on_top, lower), layer.path, number, self.options, layer.flags, below)
+
+    def is_covered(self, layer: Layer, over: Sequence[str]) -> bool:
+        """Whether `cover` must have been called for the tree of `layer`, for the layers `over` it."""
+        return bool(lowers(layer.path, over)) and layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, over)
+
+    def prepare_layers(self, over: Sequence[str]) -> None:
+        """What `plan` refers to where layers lie over the host. Raises SetupError."""
+        link(self.workspace, over)
+        for layer in (*self.trees.layers, *self._further(over)):
+            if not layer.server and self.is_covered(layer, over):
+                cover(self.workspace, layer.path)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""

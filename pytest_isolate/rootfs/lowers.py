@@ -2,6 +2,10 @@
 
 Overlay's options must fit one page, with every path in them. So each layer has a link with a short name in the workspace, the
 working directory of whoever mounts: some 300 layers fit. overlayfs itself takes 500 (fs/overlayfs, OVL_MAX_STACK).
+
+No lower layer may lie in another one (ELOOP, ovl_check_overlapping_layers): a store on the host's own file system lies in the host's
+tree. Then the tree is covered by an overlay of its own first, which has other inodes, and that is what lies below the layers. Such
+overlays are stacked two deep, as deep as the kernel lets them.
 """
 
 from __future__ import annotations
@@ -13,15 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from pytest_isolate.kernel.mounts import Mount
+from pytest_isolate.kernel.mounts import MS_NODEV, MS_RDONLY, Mount, escape_overlay, mount
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.layout import HOST, Layer
-from pytest_isolate.rootfs.plan import Directory
+from pytest_isolate.rootfs.plan import EMPTY, Directory
 from pytest_isolate.rootfs.survey import OWN_TREES, around, within
 
-__all__ = ["link", "lowers", "missing_trees", "short"]
+__all__ = ["cover", "covered", "link", "lowers", "missing_trees", "overlap", "short"]
 
 _LINKS: Final = "l"
+_COVERED: Final = "covered"
 
 
 def short(directory: str) -> str:
@@ -51,6 +56,32 @@ def lowers(path: str, directories: Sequence[str]) -> tuple[str, ...]:
     return tuple(short(directory) + below for directory in reversed(directories) if os.path.isdir(directory + below))
 
 
+def overlap(path: str, directories: Sequence[str]) -> bool:
+    """Whether one of the layers lies in the host's tree at `path`, on the same file system."""
+    device = os.stat(path).st_dev
+    real = [os.path.realpath(directory) for directory in directories]
+    return any(within(directory, path) and os.stat(directory).st_dev == device for directory in real)
+
+
+def covered(path: str) -> str:
+    """The name in the workspace of the host's tree at `path` with other inodes; made by `cover`."""
+    return f"{_COVERED}/{os.path.basename(short(path))}"
+
+
+def cover(workspace: str, path: str) -> None:
+    """Mount it, once per run; in the builder's mount namespace. Raises SetupError."""
+    point = f"{workspace}/{covered(path)}"
+    os.makedirs(point, exist_ok=True)
+    if os.path.ismount(point):
+        return
+    data = f"lowerdir={escape_overlay(f'{workspace}/{HOST}{path}')}:{escape_overlay(f'{workspace}/{EMPTY}')}"
+    try:
+        mount("overlay", point, "overlay", MS_RDONLY | MS_NODEV, data)
+    except OSError as error:
+        hint = "keep the layer store on another file system than the tests' files: --isolate-store=PATH, for example on a volume"
+        raise SetupError.from_os_error("cover the host's tree for the layers in it", error, path, hint) from None
+
+
 def missing_trees(directories: Sequence[str], trees: Sequence[str], mounts: Sequence[Mount]) -> Iterator[Layer]:
     """For a rootless sandbox, whose root can't be an overlay: further trees of the host that layers have something for.
 
@@ -61,15 +92,15 @@ def missing_trees(directories: Sequence[str], trees: Sequence[str], mounts: Sequ
     Raises:
         SetupError: a layer has something where the host has no directory, or none that can be overlaid.
     """
-    points = [mount.point for mount in mounts]
+    points = [known.point for known in mounts]
     seen: set[str] = set()
     for directory in directories:
         for path in _outside(directory, "", trees, points):
             if path not in seen:
                 seen.add(path)
-                mount = around(path, mounts)
+                on = around(path, mounts)
                 mode = os.stat(path).st_mode & 0o7777
-                yield Layer(path, Directory(mode), HOST + path, mount.flags if mount else 0)
+                yield Layer(path, Directory(mode), HOST + path, on.flags if on else 0)
 
 
 def _outside(directory: str, path: str, trees: Sequence[str], points: Sequence[str]) -> Iterator[str]:

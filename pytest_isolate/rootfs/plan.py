@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from pytest_isolate.kernel.calls import NOW, Calls
@@ -25,7 +25,6 @@ from pytest_isolate.kernel.mounts import (
     MS_REC,
     MS_REMOUNT,
     escape_overlay,
-    open_in_root,
 )
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.units import format_size
@@ -38,7 +37,6 @@ __all__ = [
     "FileSystem",
     "GroupDirectory",
     "Hide",
-    "InRoot",
     "Operation",
     "Overlay",
     "PivotRoot",
@@ -327,39 +325,6 @@ class Hide(Operation):
         if number == errno.ENOENT:
             return f"{self.target} doesn't exist on the host: take it out of hide="
         return HINTS.get(number, "")
-
-
-@dataclass(frozen=True, slots=True)
-class InRoot(Operation):
-    """`operation`, its target looked up as inside: in a root that isn't the host's, links on the way lead somewhere in that root.
-
-    For steps outside only, where /proc is the host's.
-    """
-
-    operation: Operation
-
-    @property
-    def step(self) -> str:  # type: ignore[override]
-        return self.operation.step
-
-    @property
-    def target(self) -> str:  # type: ignore[override]
-        return self.operation.target
-
-    def describe(self) -> str:
-        return self.operation.describe()
-
-    def execute(self, root: str, calls: Calls = NOW) -> None:
-        fd = open_in_root(root, self.target)
-        try:
-            replace(self.operation, target=f"/proc/self/fd/{fd}").execute("", calls)  # type: ignore[type-var]
-        finally:
-            os.close(fd)
-
-    def hint(self, number: int) -> str:
-        if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return f"a layer of rootfs= has something else in the way of {self.target}: a file, a dangling link or a deleted directory"
-        return self.operation.hint(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pytest_isolate.images.progress import Progress
     from pytest_isolate.images.store import Store
 
-__all__ = ["Roots"]
+__all__ = ["FindCode", "Roots"]
+
+FindCode = Callable[[Stack, str], Code]
+"""Of the layers, and the store's directory; raises IsolateError."""
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Docker's, for images that name none."""
@@ -30,17 +33,15 @@ class Roots:
 
     Args:
         store: path of the layer store; None: the user's.
-        code: what of the host a test needs on these layers; None: programs run there, as the image has them.
         progress: is told how far an import is.
     """
 
     def __init__(
         self,
         store: str | None = None,
-        code: Callable[[Stack], Code] | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self._path, self._code, self._progress = store, code, progress
+        self._path, self._progress = store, progress
         self._store: Store | None = None
         self._stacks: dict[tuple[Source, ...], Stack | IsolateError] = {}
         self._codes: dict[tuple[Source, ...], Code | IsolateError] = {}
@@ -54,14 +55,21 @@ class Roots:
             self._store = Store(self._path)
         return self._store
 
-    def resolved(self, spec: Spec) -> Spec:
-        """`spec` with its stack. Raises IsolateError: an image can't be imported, a layer isn't there."""
+    def resolved(self, spec: Spec, find_code: FindCode | None = None) -> Spec:
+        """`spec` with its stack.
+
+        Args:
+            find_code: says what of the host a test needs on these layers; None: programs run there, as the image has them.
+
+        Raises:
+            IsolateError: an image can't be imported, a layer isn't there, a test can't be run on them.
+        """
         stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self._progress))
         if stack.host:
             return replace(spec, stack=stack)
         code = None
-        if (find := self._code) is not None:
-            code = _or_raise(self._codes, spec.rootfs, lambda: find(stack))
+        if find_code is not None:
+            code = _or_raise(self._codes, spec.rootfs, lambda: find_code(stack, self.store.path))
         config = stack.config or ImageConfig()
         if code is None and spec.user == "self" and config.user:
             spec = replace(spec, user=_user_id(config.user, stack))
@@ -92,8 +100,6 @@ def _or_raise(known: dict[tuple[Source, ...], _T | IsolateError], key: tuple[Sou
 
 def _merged(config: ImageConfig, asked: Env, *, test: bool) -> Env:
     """The image's variables and over them the spec's. A test keeps finding its own programs, after the image's."""
-    import os
-
     env: dict[str, str | None] = dict(config.env)
     path = env.get("PATH") or _PATH
     own = os.environ.get("PATH", "") if test else ""

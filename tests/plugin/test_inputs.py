@@ -256,7 +256,7 @@ def test_without():
 
 
 def _failures(text: str) -> dict[str, str]:
-    parts = text.split("= FAILURES =")[1].split("short test summary")[0]
+    parts = text.partition("= FAILURES =")[2].partition("short test summary")[0]
     found: dict[str, str] = {}
     for line in parts.splitlines():
         if line.startswith("___") and " test_" in line:
