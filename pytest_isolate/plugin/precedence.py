@@ -103,8 +103,8 @@ class Resolver:
         if not wanted:
             return Asked(None, "", {}, errors)
         merged = merge([*(layer for marker in markers for layer in marker.layers), *self._settings.layers])
-        found = (*(absent(merged.spec) if merged.spec.rootfs else ()), *outside(merged.spec.inputs, self._rootdir))
-        misplaced = [error.at(merged.places.get(error.key, "")) for error in found]
+        unusable = (*(absent(merged.spec) if merged.spec.rootfs else ()), *outside(merged.spec.inputs, self._rootdir))
+        misplaced = [error.at(merged.places.get(error.key, "")) for error in unusable]
         errors |= {str(error): error for error in (*merged.errors, *misplaced)}
         place = found[0].place if found else self._settings.all_place
         return Asked(None if self._settings.no_isolate else merged.spec, place, merged.places, errors)

@@ -258,11 +258,12 @@ def test_without():
 def _failures(text: str) -> dict[str, str]:
     parts = text.partition("= FAILURES =")[2].partition("short test summary")[0]
     found: dict[str, str] = {}
+    name = ""
     for line in parts.splitlines():
         if line.startswith("___") and " test_" in line:
-            found[name := line.strip("_ ")] = ""
-        elif found:
-            found[name] += line + "\n"
+            name = line.strip("_ ")
+        found[name] = found.get(name, "") + line + "\n"
+    del found[""]
     return found
 
 
