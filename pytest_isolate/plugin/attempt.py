@@ -32,6 +32,7 @@ from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import Given, fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
+from pytest_isolate.plugin.written import Written
 from pytest_isolate.sandbox import Events, Sandbox
 
 __all__ = ["Attempt"]
@@ -80,6 +81,7 @@ class Attempt:
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.network = ContactList(box)
+        self.written = Written(item, box)
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -233,7 +235,8 @@ class Attempt:
             found.append((was_full.title, was_full.text()))
         if self._process is not None:
             self.network.take()
-        found += self.network.sections()
+            self.written.take()
+        found += [*self.network.sections(), *self.written.sections()]
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
         if missed := self._outside.missed.section(self.spec):
@@ -295,6 +298,8 @@ class Attempt:
                 self._answer({})
             case "usage":
                 self._answer({"usage": self._box.usage().to_json(), "id": frame["id"]})
+            case "changes":
+                self._answer({"id": frame["id"], **self.written.told()})
             case "errand":
                 self._errands.take(frame)
             case "prompt":
@@ -335,7 +340,7 @@ class Attempt:
         try:
             process.interrupt()
             while (frame := self._frame(process)) is not None:
-                if frame["kind"] in ("usage", "errand"):  # of its teardown
+                if frame["kind"] in ("usage", "changes", "errand"):  # of its teardown
                     self._took(frame)
                 elif frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
                     process.interrupt()
@@ -410,17 +415,12 @@ class Attempt:
         missing = not killed and self._phase not in self.given
         # Where the network was refused is told by failing reports alone.
         self._events = events = box.events([process.pid], network=self._failed or missing or killed)
-        gone = ""
-        if (
-            missing
-            and status is not None
-            and os.WIFSIGNALED(status)
-            and os.WTERMSIG(status) == signal.SIGKILL
-            and box.ended(_INIT_END)
-        ):
-            gone = "its init was killed, or the builder that held it"
+        killed_outside = missing and process.sigkilled and box.ended(_INIT_END)
+        gone = "its init was killed, or the builder that held it" if killed_outside else ""
         self._errands.close()
         self.network.take()
+        if missing or killed or self._failed or (left and self.spec.leak == "fail"):
+            self.written.take()
         if self.forwarding is not None:
             self.forwarding.close()
         released = time.perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import signal
 import traceback
@@ -16,7 +17,8 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
-from pytest_isolate.model.errors import IsolateError, SandboxGone
+from pytest_isolate.model.changes import Changes
+from pytest_isolate.model.errors import IsolateError, SandboxGone, error_from_json
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.plugin import private, reports, wide
@@ -156,6 +158,13 @@ class Child:
     def usage(self) -> Usage:
         """What the sandbox has used so far; the pytest process reads it."""
         return Usage.from_json(self._line.ask({"kind": "usage"})["usage"])
+
+    def changes(self) -> Changes:
+        """What the sandbox did to its files so far; the pytest process has the builder look. Raises IsolateError."""
+        answer = self._line.ask({"kind": "changes"})
+        if "error" in answer:
+            raise error_from_json(answer["error"])
+        return Changes.from_json(json.loads(answer["changes"]))
 
     def errand(self, what: str, box: int, about: dict[str, Any]) -> Any:
         """Ask something of a sandbox of isolate_factory; the pytest process does it. Raises what that raised, IsolateError."""

@@ -10,6 +10,7 @@ import pytest
 from pytest_isolate.plugin.marks import spec_key
 
 if TYPE_CHECKING:
+    from pytest_isolate.model.changes import Changes
     from pytest_isolate.model.net import Transport
     from pytest_isolate.model.spec import Spec
     from pytest_isolate.model.usage import Usage
@@ -41,6 +42,13 @@ class Box:
     def usage(self) -> Usage:
         """What it has used so far, read outside by the pytest process."""
         return self._child.usage()
+
+    def changes(self) -> Changes:
+        """What it did to its files so far, as ``docker diff`` tells it: a list of `Change`, each with `kind` (``A`` added, ``C`` changed, ``D`` deleted), `path` and `size`.
+
+        Its attribute `truncated` says that there was more than a list holds. Raises SetupError, SandboxGone.
+        """
+        return self._child.changes()
 
     @property
     def address(self) -> Address | None:

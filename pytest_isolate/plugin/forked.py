@@ -48,6 +48,11 @@ class Forked:
         self._poll.register(self.pidfd, select.POLLIN)
         self._ended = False
 
+    @property
+    def sigkilled(self) -> bool:
+        """Whether SIGKILL ended it."""
+        return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+
     def frame(self, deadline: float | None, tick: Callable[[], bool]) -> Frame | None:
         """The next one; None once the process is dead and has left none.
 

@@ -22,8 +22,8 @@ from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
 from pytest_isolate.rootfs.in_root import InRoot
 from pytest_isolate.rootfs.inputs import FileOverlay
+from pytest_isolate.rootfs.layers import link, short
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
-from pytest_isolate.rootfs.lowers import link, short
 from pytest_isolate.rootfs.plan import (
     EMPTY,
     FIGURES,

@@ -25,8 +25,8 @@ from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask,
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
 from pytest_isolate.rootfs.inputs import FileOverlay, Shown, show
+from pytest_isolate.rootfs.layers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
-from pytest_isolate.rootfs.lowers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.plan import (
     EMPTY,
     FIGURES,
@@ -194,11 +194,9 @@ class HostRoot:
         fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
         kernel = (*fresh, *self._late(hidden))
         if self.rootless:
-            served = tuple(step for step in tree if isinstance(step, FuseOverlay))
-            outside = (*(step for step in tree if isinstance(step, Upper)), *served) if served else ()
-            inside = (
-                step.bind() if isinstance(step, FuseOverlay) else step for step in tree if step not in outside or step in served
-            )
+            # What the builder must do itself: start servers, and mount the upper layer, of which it keeps a descriptor.
+            outside = tuple(step for step in tree if isinstance(step, (Upper, FuseOverlay)))
+            inside = (step.bind() if isinstance(step, FuseOverlay) else step for step in tree if not isinstance(step, Upper))
             return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
@@ -215,8 +213,7 @@ class HostRoot:
             SetupError
         """
         servers: list[int] = []
-        if plan.outside or group:
-            _enter(self.workspace)
+        _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
         try:

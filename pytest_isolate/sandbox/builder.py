@@ -7,7 +7,7 @@ exits. Its own death ends every sandbox, because each init watches it; what it c
 does (see `Pool.close`), or the next run (`sweep`).
 
 Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
-Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error", "again"}; per question {"a", …}
+Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error", "again"}; per question {"a", …}, descriptors beside it
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.foreign import plan_of, prepare
-from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.construct import Built, Construction
@@ -155,7 +154,7 @@ class Builder:
         except (IsolateError, OSError) as error:
             self._networks.give_up()
             if built is not None:
-                _kill(built)
+                built.end()
             if group is not None:
                 self._doomed.append(group)
             self._channel.send({"n": number, "error": _known(error, "build").to_json(), "again": self._networks.lost})
@@ -186,9 +185,10 @@ class Builder:
             return self._construction.build(spec, plan, group.v2, network, born)
 
     def _ask(self, message: dict[str, Any], fds: list[int]) -> None:
-        """A question about networks. The pytest process waits for the answer."""
+        """A question about one sandbox. The pytest process waits for the answer."""
+        given: tuple[int, ...] = ()
         try:
-            answer = self._network_answer(message, fds)
+            answer, given = self._answer(message, fds)
         except KeyError:
             answer = {"error": SetupError(message["what"], detail="the sandbox has ended").to_json()}
         except (IsolateError, OSError) as error:
@@ -196,7 +196,20 @@ class Builder:
         finally:
             for fd in fds:
                 os.close(fd)
-        self._channel.send({"a": message["a"], **answer})
+        self._channel.send({"a": message["a"], **answer}, given)
+        for fd in given:
+            os.close(fd)
+
+    def _answer(self, message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """The answer and its descriptors. Raises KeyError, IsolateError, OSError."""
+        built = self._live[message["n"]].built
+        match message["what"]:
+            case "changes":
+                from pytest_isolate.sandbox.written import changes_of, in_memory
+
+                return {}, (in_memory(changes_of(built, self._workspace.path)),)
+            case _:
+                return self._network_answer(message, fds), ()
 
     def _network_answer(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         number = message["n"]
@@ -227,7 +240,7 @@ class Builder:
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:
-            _kill(known.built)
+            known.built.end()
             self._networks.release(number)
             self._doomed.append(known.group)
 
@@ -290,14 +303,6 @@ def _known(error: IsolateError | OSError, step: str) -> IsolateError:
     from pytest_isolate.machine.explain import explained
 
     return explained(error if isinstance(error, IsolateError) else SetupError.from_os_error(step, error))
-
-
-def _kill(built: Built) -> None:
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
-    os.close(built.pidfd)
-    for server in built.servers:
-        stop(server)
 
 
 def main(argv: list[str]) -> None:

@@ -129,7 +129,14 @@ class BuilderProcess:
         self._send({"op": "build", "n": number, "spec": described, "join": join})
 
     def ask(self, what: str, number: int, about: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
-        """A question about the network of sandbox `number`, answered at once. Raises what it is answered with, or SandboxGone."""
+        """A question about sandbox `number`, answered at once.
+
+        Returns:
+            The answer; ``fds`` in it are descriptors that came along, the caller's from now on.
+
+        Raises:
+            IsolateError: what it is answered with, or SandboxGone.
+        """
         self._questions += 1
         self._send({"op": "ask", "a": self._questions, "what": what, "n": number, **about}, fds)
         while True:
@@ -139,7 +146,7 @@ class BuilderProcess:
             self._keep(message, received)
         if "error" in message:
             raise error_from_json(message["error"])
-        return message
+        return {**message, "fds": received}
 
     def answer(self, number: int) -> dict[str, Any]:
         """The answer to order `number`; answers to others are kept. Raises SandboxGone."""

@@ -31,7 +31,7 @@ from pytest_isolate.model.errors import IsolateError, SetupError, error_from_jso
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
-from pytest_isolate.rootfs.plan import Plan
+from pytest_isolate.rootfs.plan import UPPER, Plan
 from pytest_isolate.sandbox.identity import Identity
 from pytest_isolate.sandbox.init import become_init
 from pytest_isolate.sandbox.init_script import InitScript, InitScripts
@@ -45,11 +45,29 @@ _END: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A sandbox that waits for its test: init's pid and pidfd, and the pidfds of servers that end with it."""
+    """A sandbox that waits for its test.
+
+    Attributes:
+        init_pid, pidfd: init's.
+        upper: descriptor (O_PATH) of its writable layer, which no path of the builder's leads to.
+        servers: pidfds of servers that end with it.
+        plan: how it is mounted.
+    """
 
     init_pid: int
     pidfd: int
-    servers: tuple[int, ...] = ()
+    upper: int
+    servers: tuple[int, ...]
+    plan: Plan
+
+    def end(self) -> None:
+        """Kill it and let go of it; once."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.close(self.pidfd)
+        os.close(self.upper)
+        for server in self.servers:
+            stop(server)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +130,7 @@ class Construction:
                     signal.pidfd_send_signal(built.pidfd, signal.SIGKILL)
                 # Until it has ended it may read the script, which the next one is to write.
                 select.select([built.pidfd], [], [], _END)
-                os.close(built.pidfd)
-                for server in built.servers:
-                    stop(server)
+                built.end()
                 raise
         return built
 
@@ -124,25 +140,29 @@ class Construction:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         namespaces = ALL if spec.net.own else ALL & ~CLONE_NEWNET
         servers: list[int] = []
+        upper = -1
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
             servers = self.root.apply_outside(plan, group)
+            upper = os.open(UPPER, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             if script is not None:
                 pid, pidfd = _step("clone init", script.start, namespaces, go.read, go.write, status.write)
-                return Built(pid, pidfd, tuple(servers))
+                return Built(pid, pidfd, upper, tuple(servers), plan)
             if network is None:
                 pid, pidfd = _step("clone init", clone, namespaces)
             else:
                 pid, pidfd = _step("clone init in another sandbox's network", clone_in_network, network, namespaces)
         except BaseException:
             setns(self.namespace, CLONE_NEWNS)
+            if upper >= 0:
+                os.close(upper)
             for server in servers:
                 stop(server)
             raise
         if pid == 0:
             os.close(go.write)
             self._run_init(spec, plan, go.read, status.write)
-        return Built(pid, pidfd, tuple(servers))
+        return Built(pid, pidfd, upper, tuple(servers), plan)
 
     def _admit(self, pid: int, spec: Spec, go: int) -> None:
         uids, gids = self.identity.maps(spec)

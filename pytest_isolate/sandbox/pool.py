@@ -211,7 +211,7 @@ class Pool:
         return box
 
     def ask(self, what: str, number: int, about: dict[str, Any]) -> dict[str, Any]:
-        """A question about the network of a sandbox. Raises what it is answered with, or SandboxGone."""
+        """A question about a sandbox: see `BuilderProcess.ask`. Raises what it is answered with, or SandboxGone."""
         with self._turn:
             if self._builder is None:
                 raise SandboxGone("the builder has ended")

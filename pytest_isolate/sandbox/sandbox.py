@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_
 from pytest_isolate.sandbox.process import Process, Stream, spawn
 
 if TYPE_CHECKING:
+    from pytest_isolate.model.changes import Changes
     from pytest_isolate.sandbox.pool import Pool
 
 __all__ = ["Events", "Placement", "Sandbox"]
@@ -296,6 +298,23 @@ class Sandbox:
         if (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
+
+    def changes(self) -> Changes:
+        """What it did to its files so far, as ``docker diff`` tells it; also after everything inside has ended.
+
+        Paths that are bound read-write (``writable=``) aren't its own, and aren't among them.
+
+        Raises:
+            SandboxGone: it is given back, or its builder was killed.
+            SetupError: the writable layer can't be read.
+        """
+        from pytest_isolate.model.changes import Changes
+
+        number = self.number
+        assert self._pool is not None
+        (fd,) = self._pool.ask("changes", number, {})["fds"]
+        with open(fd, encoding="ascii") as file:
+            return Changes.from_json(json.load(file))
 
     @property
     def sampler(self) -> Callable[[], None] | None:
