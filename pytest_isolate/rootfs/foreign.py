@@ -86,7 +86,7 @@ def prepare(root: HostRoot, spec: Spec) -> None:
     if spec.stack is None:
         return
     if spec.stack.host:
-        root.prepare_layers(spec.stack.directories)
+        root.prepare_layers(spec.stack.directories, root.trees if shown is None else shown.instead(root.trees))
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))

@@ -310,10 +310,10 @@ class HostRoot:
         """Whether `cover` must have been called for the tree of `layer`, for the layers `over` it."""
         return bool(lowers(layer.path, over)) and layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, over)
 
-    def prepare_layers(self, over: Sequence[str]) -> None:
-        """What `plan` refers to where layers lie over the host. Raises SetupError."""
+    def prepare_layers(self, over: Sequence[str], trees: Trees) -> None:
+        """What `plan` refers to where layers lie over the host's `trees`. Raises SetupError."""
         link(self.workspace, over)
-        for layer in (*self.trees.layers, *self._further(over)):
+        for layer in (*trees.layers, *self._further(over)):
             if not layer.server and self.is_covered(layer, over):
                 cover(self.workspace, layer.path)
 

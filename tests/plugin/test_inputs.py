@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.capabilities import requires
+from tests.support.roots import make_root
 from tests.support.unprivileged import find_python, pytest_as_user, run_as_user, user_directory
 
 TITLE = "isolate: outside of inputs="
@@ -464,5 +465,47 @@ def test_factory(isolate_factory):
     assert box.run(["ls", "-A"]).stdout == b"src\\n"
     with pytest.raises(Exception, match="'/etc' is outside of the project"):
         isolate_factory(inputs=["/etc"])
+"""
+    passed(roots.test(body), passed=1)
+
+
+def test_inputs_in_a_root_of_layers(project: Project) -> None:
+    root = make_root(project.path / "image", etc__motd="image")
+    (project.path / "cwd").mkdir()
+    body = f"""
+@pytest.mark.isolate(rootfs={str(root)!r}, inputs=["src", "large.bin", "tests/data/small.txt"])
+def test_image(inner):
+    assert open("/etc/motd").read() == "image"
+    assert sorted(os.listdir(ROOT)) == ["conftest.py", "large.bin", "src", "tests"]
+    assert sorted(os.listdir(ROOT / "tests")) == ["conftest.py", "data", "test_it.py"]
+    assert subprocess.run(["ls", ROOT], capture_output=True, text=True).stdout.split() == ["conftest.py", "large.bin", "src", "tests"]
+    with open(ROOT / "large.bin", "a") as file:
+        file.write("inside")
+    open(ROOT / "config/settings.toml")
+
+@pytest.mark.isolate
+def test_programs(isolate_factory):
+    box = isolate_factory(rootfs={str(root)!r}, inputs=["src"])
+    assert box.run(["ls", "-A", str(ROOT)]).stdout == b"src\\n"
+    assert box.run(["ls", "-A", "/"]).stdout.split()[0] == b"bin"
+"""
+    done = project.test(body, f"--isolate-store={project.path}/store")
+    passed(done, failed=1, passed=1)
+    assert _named(done.stdout.partition(TITLE)[2]) == ["config/settings.toml"]
+    assert (project.path / "large.bin").read_text() == LARGE
+
+
+@requires("root")
+def test_changes_of_inputs_are_told(roots: Project) -> None:
+    body = """
+@pytest.mark.isolate(inputs=["src", "large.bin", "tests/data/small.txt"])
+def test_writes(isolate_box):
+    for name in ("src/pkg/code.py", "large.bin", "tests/data/small.txt", "new.txt"):
+        with open(ROOT / name, "a") as file:
+            file.write("inside")
+    told = {(change.kind, change.path) for change in isolate_box.changes()}
+    assert {("C", str(ROOT / "src/pkg/code.py")), ("C", str(ROOT / "large.bin")), ("C", str(ROOT / "tests/data/small.txt")),
+            ("A", str(ROOT / "new.txt"))} <= told
+    assert not [path for kind, path in told if kind == "D" or "config" in path]
 """
     passed(roots.test(body), passed=1)
