@@ -143,5 +143,6 @@ def copy_file(source: str, target: str) -> None:
         return
     with open(source, "rb") as original, open(target, "xb") as copy:
         copy.write(original.read())
+        copy.flush()  # a write would take set-id bits away
         os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
