@@ -89,6 +89,8 @@ _TABLE: Final = (
         text="a path; more than one as a list", many="paths"),
     Key("hide", "paths that are empty inside", "list of paths", "nothing", "--tmpfs", "~/.ssh",
         text="a path; more than one as a list", many="paths"),
+    Key("inputs", "the only paths of the project that are there inside", "list of paths in the project", "all of the project", "", "src",
+        text="a path in the project; more than one as a list", many="paths"),
     Key("env", "environment variables", 'mapping of names to strings, None to unset: {"TZ": "UTC"}', "as in pytest",
         "--env", "TZ=UTC", text="NAME=VALUE; more than one as a list", many="lines"),
     Key("hostname", "host name", "letters, digits, '-' and '.', at most 64", "the host's", "--hostname", "box"),

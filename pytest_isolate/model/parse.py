@@ -217,6 +217,7 @@ _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "upper": _choice("tmpfs", "disk"),
     "writable": _paths,
     "hide": _paths,
+    "inputs": _paths,
     "env": _env,
     "hostname": _hostname,
     "user": _user,

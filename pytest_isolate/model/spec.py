@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Code, Source, Stack
 from pytest_isolate.model.net import Bandwidth, Net, Publish
+from pytest_isolate.model.project import Project
 from pytest_isolate.model.units import format_size
 
 __all__ = ["IoLimit", "Spec", "absent", "contradictions"]
@@ -59,6 +60,7 @@ class Spec:
         upper: where the writable layer lives.
         writable: host paths passed through read-write.
         hide: paths that are empty inside.
+        inputs: the only paths of the project that are there inside; empty: all of them.
         env: variables to set, or to remove where the value is None.
         hostname: None keeps the host's name (in a UTS namespace of its own all the same).
         user: ``self``, ``root``, or a user id.
@@ -67,6 +69,7 @@ class Spec:
         scratch: with ``upper="disk"``: the directory that the writable layer lies below; empty until somebody looked it up.
         stack: what `rootfs` came to on this machine; None until somebody looked it up.
         code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
+        project: what `inputs` are of; None until somebody looked it up.
     """
 
     cpu: float | None = None
@@ -84,6 +87,7 @@ class Spec:
     upper: Literal["tmpfs", "disk"] = "tmpfs"
     writable: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     env: Env = ()
     hostname: str | None = None
     user: str | int = "self"
@@ -92,6 +96,7 @@ class Spec:
     scratch: str = ""
     stack: Stack | None = None
     code: Code | None = None
+    project: Project | None = None
 
     @property
     def foreign(self) -> bool:
@@ -139,6 +144,8 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "code": lambda value: value and Code.from_json(value),
     "writable": tuple,
     "hide": tuple,
+    "inputs": tuple,
+    "project": lambda value: value and Project.from_json(value),
     "env": lambda value: tuple((name, content) for name, content in value),
 }
 
@@ -168,7 +175,7 @@ def contradictions(spec: Spec) -> list[SpecError]:
             SpecError("disk+upper", f"disk={format_size(spec.disk)} caps a tmpfs, and a directory on a disk has no cap of its own",
                       'upper="tmpfs", or no disk=')
         )  # fmt: skip
-    return [*found, *_bad_network(spec), *_bad_paths(spec)]
+    return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
 
 
 def absent(spec: Spec) -> list[SpecError]:
@@ -222,4 +229,22 @@ def _bad_paths(spec: Spec) -> list[SpecError]:
     for hidden in spec.hide:
         if hidden in ("/", "/proc", "/sys", "/dev"):
             found.append(SpecError("hide", f"{hidden!r} can't be hidden: no program runs without it", "other paths"))
+    return found
+
+
+def _bad_inputs(spec: Spec) -> list[SpecError]:
+    """What takes a whole input away. Inside of one, `writable` makes a part real and `hide` cuts a part out."""
+    found = []
+    for key, name, others, does in (
+        ("inputs+writable", "writable", spec.writable, "makes the host's own of all of"),
+        ("hide+inputs", "hide", spec.hide, "hides all of"),
+    ):
+        for other in others:
+            for path in spec.inputs:
+                if _within(path, other):
+                    found.append(
+                        SpecError(
+                            key, f"{name}={other!r} {does} inputs={path!r}", f"{name} of paths in inputs, or outside of them"
+                        )
+                    )
     return found

@@ -227,6 +227,8 @@ class Protocol:
         if self.child is not None:
             of_phase = private.called_for_phase()  # and not for a subtest, whose report is logged at once
             report = yield
+            if call.excinfo is not None and self._outside is not None:
+                self._outside.missed.raised(call.excinfo.value)
             if of_phase:
                 self.child.made_report(call, report)
             return report

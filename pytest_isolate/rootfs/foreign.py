@@ -21,6 +21,7 @@ from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
 from pytest_isolate.rootfs.in_root import InRoot
+from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.layers import link, short
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
 from pytest_isolate.rootfs.plan import (
@@ -82,8 +83,11 @@ def prepare(root: HostRoot, spec: Spec) -> None:
     """Make in the workspace what the plan for `spec` refers to. Raises SetupError, OSError."""
     if spec.scratch:
         os.makedirs(spec.scratch, exist_ok=True)
+    if (shown := root.shown(spec, _code_in(spec))) is not None:
+        shown.prepare(root.workspace, owners=not root.rootless)
     if spec.stack is None or spec.stack.host:
-        root.prepare_layers(spec.stack.directories if spec.stack else (), spec.scratch)
+        trees = root.trees if shown is None else shown.instead(root.trees)
+        root.prepare_layers(spec.stack.directories if spec.stack else (), trees, spec.scratch)
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))
@@ -98,9 +102,19 @@ def prepare(root: HostRoot, spec: Spec) -> None:
         _make_point(points + path, is_directory=os.path.isdir(path))
 
 
+def _code_in(spec: Spec) -> tuple[str, ...]:
+    """What of the host's code is mounted read-only."""
+    return spec.code.trees if spec.code else ()
+
+
 def _points(spec: Spec) -> str:
     code = spec.code or _NOBODYS
-    return f"{_POINTS}/{short(repr((code, spec.writable)))[-8:]}"
+    return f"{_POINTS}/{short(repr((code, spec.writable, _project(spec))))[-8:]}"
+
+
+def _project(spec: Spec) -> tuple[str, ...]:
+    """Where the project is, if a part of it is shown."""
+    return (spec.project.root,) if spec.inputs and spec.project else ()
 
 
 def _make_point(path: str, *, is_directory: bool) -> None:
@@ -113,21 +127,28 @@ def _bound(root: HostRoot, spec: Spec) -> list[str]:
     """Host paths that appear inside at their own places."""
     code = spec.code or _NOBODYS
     places = root.places if spec.code else ()
-    return [*code.trees, *code.projects, *places, *(resolved("writable", path) for path in spec.writable)]
+    return [*code.trees, *code.projects, *_project(spec), *places, *(resolved("writable", path) for path in spec.writable)]
 
 
 def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[Operation]:
     code = spec.code or _NOBODYS
     layers = [Layer("/", _like(stack.directories[-1], rootless=root.rootless), "")]
     layers += [Layer(path, _like(path, rootless=root.rootless), HOST + path) for path in code.projects]
+    if (shown := root.shown(spec, code.trees)) is not None:
+        layers = [*(layer for layer in layers if not shown.replaces(layer.path)), *shown.layers]
     yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
     server = next((layer.server for layer in root.trees.layers), "")
     below = tuple(short(directory) for directory in (*reversed(stack.directories), *((code.runtime,) if code.runtime else ())))
     yield from _overlay(root, layers[0], 0, (*below, _points(spec)), f"{len(stack.directories)} layers", server)
     steps: list[Operation] = []
     for number, layer in enumerate(layers[1:], 1):
-        steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
+        if layer.file:
+            steps.append(FileOverlay.of(layer, number, root.options))
+        else:
+            steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
     steps += [Bind(HOST + path, path, recursive=True, readonly=True) for path in code.trees]
+    if shown is not None:
+        steps += [Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True) for bound in shown.binds]
     places = root.places if spec.code else ()
     writable = dict.fromkeys((*places, *(resolved("writable", path) for path in spec.writable)))
     steps += [Bind(path, path) for path in writable if not any(within(path, own) for own in OWN_TREES)]

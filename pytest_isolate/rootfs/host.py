@@ -24,6 +24,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
+from pytest_isolate.rootfs.inputs import FileOverlay, Shown, show
 from pytest_isolate.rootfs.layers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
@@ -185,7 +186,7 @@ class HostRoot:
             resolver: name, in the workspace, of a resolv.conf(5) to put in place of the host's.
 
         Raises:
-            SetupError: a path of ``writable=`` or ``hide=`` doesn't exist.
+            SetupError: a path of ``writable=``, ``hide=`` or ``inputs=`` doesn't exist.
         """
         hidden = tuple(resolved("hide", path) for path in spec.hide)
         tree = (*self._tree(spec, hidden), *self._resolver(resolver))
@@ -239,24 +240,35 @@ class HostRoot:
         _enter(self.workspace)
         apply(plan.inside, ROOT)
 
+    def shown(self, spec: Spec, points: Sequence[str] = ()) -> Shown | None:
+        """What ``inputs=`` leaves of the project, `points` being what else of the host is mounted inside. Raises SetupError."""
+        return show(spec, self.trees, (*self._writable(spec), *points), owners=not self.rootless)
+
+    def _writable(self, spec: Spec) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.places, *(resolved("writable", path) for path in spec.writable))))
+
     def _tree(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
         """Everything but the kernel's own file systems, shallow paths before those in them."""
-        writable = tuple(dict.fromkeys((*self.places, *(resolved("writable", path) for path in spec.writable))))
+        writable, shown = self._writable(spec), self.shown(spec)
+        trees = self.trees if shown is None else shown.instead(self.trees)
+        if shown is not None:
+            hidden = tuple(path for path in hidden if shown.has(path))
         gone = (*writable, *hidden)
         over = spec.stack.directories if spec.stack else ()
         layers = [
             layer
-            for layer in (*self.trees.layers, *self._further(over))
+            for layer in (*trees.layers, *self._further(over))
             if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
         steps: list[Operation] = [self._layer(layer, number, over, spec.scratch) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
-            for bound in self.trees.binds
+            for bound in trees.binds
             if not (_covered(bound.path, gone) or self._has_vanished(bound.path))
         ]
         steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
-        steps += [Hide(path, REFUSED, "masked socket") for path in self.sockets if not _covered(path, gone)]
+        sockets = self.sockets if shown is None else tuple(path for path in self.sockets if shown.has(path))
+        steps += [Hide(path, REFUSED, "masked socket") for path in sockets if not _covered(path, gone)]
         steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
         yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
         yield from sorted(steps, key=lambda step: depth(step.target))
@@ -288,7 +300,9 @@ class HostRoot:
             yield from (replace(layer, server=server) for layer in missing_trees(over, paths, mountinfo()))
 
     def _layer(self, layer: Layer, number: int, over: Sequence[str], scratch: str) -> Operation:
-        on_top = lowers(layer.path, over)
+        on_top = lowers(os.path.dirname(layer.path) if layer.file else layer.path, over)
+        if layer.file:
+            return FileOverlay.of(layer, number, self.options, on_top)
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
         below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
@@ -300,10 +314,10 @@ class HostRoot:
         parts = (*(over if lowers(layer.path, over) else ()), *((scratch,) if scratch else ()))
         return layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, parts)
 
-    def prepare_layers(self, over: Sequence[str], scratch: str) -> None:
-        """What `plan` refers to where layers lie over the host, or its writes go to the host's disk. Raises SetupError."""
+    def prepare_layers(self, over: Sequence[str], trees: Trees, scratch: str) -> None:
+        """What `plan` refers to where layers lie over the host's `trees`, or its writes go to the host's disk. Raises SetupError."""
         link(self.workspace, over)
-        for layer in (*self.trees.layers, *self._further(over)):
+        for layer in (*trees.layers, *self._further(over)):
             if not layer.server and self.is_covered(layer, over, scratch):
                 cover(self.workspace, layer.path)
 

@@ -261,5 +261,5 @@ def _go_to(here: str | int) -> None:
     try:
         os.chdir(here)
     except OSError as error:
-        hint = "the working directory isn't there inside: take it out of hide=, or run pytest from another one"
+        hint = "the working directory isn't there inside: take it out of hide=, add it to inputs=, or run pytest from another one"
         raise SetupError.from_os_error("chdir", error, here, hint) from None

@@ -145,7 +145,12 @@ class Pool:
         return replace(placement, address=owner.address, ports=owner.ports, joined=owner.network_of)
 
     def _resolved(self, spec: Spec) -> Spec:
-        """With what its ``rootfs=`` comes to. Raises IsolateError."""
+        """With what its ``rootfs=`` comes to, and what its ``inputs=`` are of. Raises IsolateError."""
+        if spec.inputs and spec.project is None:
+            from pytest_isolate.sandbox.project import project_of
+
+            here = self._cwd or _directory()
+            spec = replace(spec, project=project_of(here, here))
         if not (spec.rootfs or spec.upper == "disk") or spec.stack is not None or spec.scratch:
             return spec
         if self._roots is None:
