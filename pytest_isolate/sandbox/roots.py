@@ -49,6 +49,7 @@ class Roots:
     def store(self) -> Store:
         """Opened when it is first needed. Raises ImageError."""
         if self._store is None:
+            from pytest_isolate.images.store import Store
 
             self._store = Store(self._path)
         return self._store
