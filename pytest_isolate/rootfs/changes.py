@@ -57,7 +57,13 @@ def trees_of(plan: Plan, workspace: str) -> list[Tree]:
     steps = (*plan.outside, *plan.inside)
     (upper,) = (step for step in steps if isinstance(step, Upper))
     return [
-        Tree(step.number, step.target, (f"{workspace}/{step.lower}",), upper.directories[step.number], isinstance(step, FuseOverlay))
+        Tree(
+            step.number,
+            step.target,
+            (f"{workspace}/{step.lower}",),
+            upper.directories[step.number],
+            isinstance(step, FuseOverlay),
+        )
         for step in steps
         if isinstance(step, (Overlay, FuseOverlay))
     ]

@@ -70,7 +70,9 @@ class Lower:
             if marks.opaque:
                 break
             if marks.redirect.startswith("/"):
-                places = [(number, os.path.dirname(root + marks.redirect)) for number, root in enumerate(self.layers) if number > layer]
+                places = [
+                    (number, os.path.dirname(root + marks.redirect)) for number, root in enumerate(self.layers) if number > layer
+                ]
             name = os.path.basename(marks.redirect) or name
         if found is None or not merged:
             return found
