@@ -7,7 +7,6 @@ test is in.
 from __future__ import annotations
 
 import os
-import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -296,10 +295,9 @@ class Attempt:
                 with nullcontext() if frame["held"] else private.without_capture(config):
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
-            case "usage":
-                self._answer({"usage": self._box.usage().to_json(), "id": frame["id"]})
-            case "changes":
-                self._answer({"id": frame["id"], **self.written.told()})
+            case "usage" | "changes" as what:
+                told = self.written.told() if what == "changes" else {"usage": self._box.usage().to_json()}
+                self._answer({"id": frame["id"], **told})
             case "errand":
                 self._errands.take(frame)
             case "prompt":
