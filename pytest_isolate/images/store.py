@@ -148,7 +148,7 @@ class Store:
             self.place.open(worker.owners)
             self.place.sweep(worker)
             with self.place.scratch(worker) as (path, target):
-                answer = _gathered(worker, target, parts)
+                answer = _gathered(worker, target, parts, base)
                 name = str(about.get("name", ""))
                 parents = [chain for each in base if (chain := self._chain_at(each))]
                 chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
@@ -157,14 +157,14 @@ class Store:
         self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
         return kept.directory
 
-    def borrow(self, parts: Sequence[tuple[str, int]]) -> str:
+    def borrow(self, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> str:
         """A layer of `parts` that is nobody else's, until `give_back` or `close`. Returns its directory."""
         with ExitStack() as stack:
             worker = stack.enter_context(Worker())
             self.place.open(worker.owners)
             self.place.sweep(worker)
             path, target = stack.enter_context(self.place.scratch(worker))
-            _gathered(worker, target, parts)
+            _gathered(worker, target, parts, base)
             directory = f"{path}/diff"
             self._borrowed[directory] = stack.pop_all()
         return directory
@@ -239,7 +239,7 @@ class Store:
         self.close()
 
 
-def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> dict[str, Any]:
     """Those of `parts` that have something, copied by `worker`; an O_PATH descriptor will do for it."""
     opened: list[int] = []
     paths: list[str] = []
@@ -251,7 +251,7 @@ def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]]) -> 
                 paths.append(path)
             else:
                 os.close(opened.pop())
-        return worker.ask("gather", (target, *opened), paths=paths)
+        return worker.ask("gather", (target, *opened), paths=paths, base=["/" if each == "host" else each for each in base])
     finally:
         for fd in opened:
             os.close(fd)

@@ -37,6 +37,7 @@ _DEEPEST: Final = 20_000
 _REPORTED: Final = 0.1
 """Seconds between two reports of progress."""
 _BATCH: Final = 200
+_OPAQUE: Final = "overlay.opaque"
 
 
 def main(arguments: list[str]) -> None:
@@ -131,8 +132,12 @@ class _Worker:
             os.close(root)
         return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
 
-    def _gather(self, target: int, *sources: int, paths: list[str]) -> dict[str, Any]:
-        """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them."""
+    def _gather(self, target: int, *sources: int, paths: list[str], base: list[str]) -> dict[str, Any]:
+        """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them.
+
+        overlayfs marks each new directory as opaque. Where none of `base` has one of that name, the mark would only hide
+        what other layers have in theirs.
+        """
         notes = Notes()
         root = _made(target)
         try:
@@ -144,6 +149,10 @@ class _Worker:
                 finally:
                     os.close(place)
             entries = entries_of(root, self._owners)
+            for at, entry in entries.items():
+                if _OPAQUE in entry.xattrs and not any(os.path.lexists(os.path.join(os.fsencode(each), at)) for each in base):
+                    os.removexattr(b"/proc/self/fd/%d/%s" % (root, at), f"{self._owners.attribute}opaque")
+                    del entry.xattrs[_OPAQUE]
         finally:
             os.close(root)
         return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
