@@ -118,7 +118,7 @@ class Store:
             about: ``name`` (to be found by), and what else should be known of it later; JSON.
             key: of what it was made from. A layer of this key that is there already is replaced.
         """
-        parents = [chain for each in base if (chain := self._chain_at(each))]
+        parents = [chain for each in base if (chain := self.chain_at(each))]
         try:
             source = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -175,7 +175,7 @@ class Store:
     def _documents(self, part: str) -> list[dict[str, Any]]:
         return [data for name in sorted(_listed(f"{self.path}/{part}")) if (data := self.place.read(f"{part}/{name}"))]
 
-    def _chain_at(self, directory: str) -> str:
+    def chain_at(self, directory: str) -> str:
         """The chain id of a layer's directory; empty: it is none of the store's."""
         above, name = os.path.split(os.path.normpath(directory))
         within, chain = os.path.split(above)
