@@ -30,7 +30,7 @@ def choose(store: Store, name: str) -> Chosen:
     Raises:
         ImageError: nothing is named so, or several are.
     """
-    there = {layer.chain: layer for layer in store.layers()}
+    there = {layer.chain: layer for layer in store.place.layers()}
     if images := [record for record in store.all_images().values() if name in (record.name, record.source)]:
         # A source that has changed since has been imported more than once.
         record = max(images, key=lambda each: max((there[chain].created for chain in each.chains if chain in there), default=0))

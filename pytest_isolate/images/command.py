@@ -94,7 +94,7 @@ def _duration(text: str) -> float:
 
 def _list(store: Store, options: argparse.Namespace) -> int:
     store.place.exists()
-    layers = store.layers()
+    layers = store.place.layers()
     used = last_used(store, (layer.chain for layer in layers))
     images = store.all_images()
     kept = [each for each in store.all_kept() if each.chain in used]
@@ -191,7 +191,7 @@ def _export(store: Store, options: argparse.Namespace) -> int:
 
 def _verify(store: Store, options: argparse.Namespace) -> int:
     store.place.exists()
-    chosen = [choose(store, name) for name in options.names] or [Chosen(tuple(store.layers()))]
+    chosen = [choose(store, name) for name in options.names] or [Chosen(tuple(store.place.layers()))]
     layers = {layer.chain: layer for each in chosen for layer in each.layers}
     wrong = 0
     with _bar() as progress:

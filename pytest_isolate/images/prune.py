@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pytest_isolate.images.holding import take_alone
+from pytest_isolate.images.importing import withdraw
 from pytest_isolate.images.layer import Layer
 from pytest_isolate.images.store import Store
 from pytest_isolate.images.worker_process import Worker
@@ -60,7 +60,7 @@ def last_used(store: Store, chains: Iterable[str]) -> dict[str, float]:
 class _Pruning:
     def __init__(self, store: Store, worker: Worker) -> None:
         self._store, self._worker = store, worker
-        self._layers = {layer.chain: layer for layer in store.layers()}
+        self._layers = {layer.chain: layer for layer in store.place.layers()}
         self._used = last_used(store, self._layers)
         self._above = self._dependents(self._layers.values())
 
@@ -103,18 +103,12 @@ class _Pruning:
         return min(free, key=lambda chain: (self._used.get(chain, 0.0), chain), default=None)
 
     def _remove(self, chain: str) -> bool:
-        path = self._store.place.layer(chain)
-        fd = take_alone(path)
-        if fd is None:
+        def still_free() -> bool:
+            """While it was, somebody may have put a layer on it."""
+            return all(layer.parent != chain for layer in self._store.place.layers() if layer.chain not in self._layers)
+
+        if not withdraw(self._store.place, self._worker, chain, still_free):
             return False
-        try:
-            # While it was free, somebody may have put a layer on it.
-            if any(layer.parent == chain for layer in self._store.layers() if layer.chain not in self._layers):
-                return False
-            with self._store.place.scratch(self._worker) as (scratch, _):
-                os.rename(path, f"{scratch}/layer")
-        finally:
-            os.close(fd)
         layer = self._layers.pop(chain)
         for dependents in self._above.values():
             dependents.discard(layer.chain)
@@ -123,7 +117,7 @@ class _Pruning:
 
 def _forget(store: Store) -> None:
     """What was written down of layers that are gone."""
-    there = {layer.chain for layer in store.layers()}
+    there = {layer.chain for layer in store.place.layers()}
     for part in ("images", "kept"):
         for name in os.listdir(f"{store.path}/{part}"):
             data = store.place.read(f"{part}/{name}") or {}
