@@ -5,6 +5,7 @@ terminal, and the ones that are still on their way out.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ import pytest
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.forwarding import Forwarder
+from pytest_isolate.plugin.keeping import Keeping
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals
 
@@ -32,6 +34,7 @@ class Outside:
         measured: coverage, if any is measured.
         unreaped: pids of test processes that nobody has waited for.
         forwarder: of servers that wide fixtures run.
+        keeping: of the files that tests wrote; None where nothing is kept.
     """
 
     crash: CrashFile
@@ -42,13 +45,14 @@ class Outside:
     measured: Measured | None = None
     unreaped: list[int] = field(default_factory=list)
     forwarder: Forwarder = field(default_factory=Forwarder)
+    keeping: Keeping | None = None
 
     @classmethod
-    def of(cls, config: pytest.Config) -> Outside:
+    def of(cls, config: pytest.Config, places: Callable[[], Sequence[str]]) -> Outside:
         terminal = _controlling_terminal()
         foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
         timer = FaultTimer(*private.faulthandler_settings(config))
-        return cls(CrashFile(), Refusals(), timer, terminal, foreground)
+        return cls(CrashFile(), Refusals(), timer, terminal, foreground, keeping=Keeping.of(config, places))
 
     def reap(self, flags: int = os.WNOHANG) -> None:
         """Wait for test processes that gave all their reports and were on their way out then."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,7 +15,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, KEEP, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]
@@ -52,6 +54,8 @@ class _Reader:
             no_isolate=bool(self.config.getoption("no_isolate")),
             missing=self.choice("isolate_missing", MISSING),
             top=self.top(),
+            keep=(keep := self.choice("isolate_keep", KEEP)),
+            keep_to=self.keep_to(keep),
             cgroup=self.cgroup(),
             uplink=self.choice("isolate_uplink", UPLINKS),
             preload=tuple(self.ini("isolate_preload") or ()),
@@ -78,6 +82,7 @@ class _Reader:
             "isolate_top": "a whole number, at least 0",
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
+            "isolate_keep": ", ".join(KEEP),
         }
         return {**forms, **others}.get(name, "text")
 
@@ -108,6 +113,35 @@ class _Reader:
         self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
         return DEFAULT_TOP
 
+    def keep_to(self, keep: str) -> str:
+        """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""
+        option = self.config.option
+        if keep == "none" or option.no_isolate or option.collectonly or option.isolate_plan:
+            return ""
+        value, place, typed = self.either("isolate_keep_to")
+        if value is not None:
+            base = self.config.invocation_params.dir if place == _COMMAND_LINE else self.ini_directory
+            directory = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
+        elif (cache := private.cache_directory(self.config)) is not None:
+            _, place, typed = self.either("isolate_keep")
+            directory = str(cache / "d" / "isolate-keep")
+        else:
+            self.errors.append(
+                f"{self.either('isolate_keep')[1]}: isolate_keep needs pytest's cache; accepted: --isolate-keep-to=DIR"
+            )
+            return ""
+        from pytest_isolate.sandbox.kept_directories import refusal
+
+        if why := refusal(directory):
+            accepted = "--isolate-keep-to=DIR with a directory that you can write, on a file system like ext4, xfs or tmpfs"
+            self.errors.append(f"{place}: {typed}: {directory} can't take what is kept: {why}; accepted: {accepted}")
+        return directory
+
+    @property
+    def ini_directory(self) -> Path:
+        """What relative paths of ini start at."""
+        return self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
+
     def cgroup(self) -> str | None:
         value, place, typed = self.either("isolate_cgroup")
         if value is None or (value.strip("/") and "\0" not in value and ".." not in value.split("/")):
@@ -121,11 +155,10 @@ class _Reader:
         """Command line, its profile, ini, its profile."""
         options = {key.name: self.config.getoption(f"isolate_{key.name}") for key in everywhere()}
         lines = {key.name: self.ini(f"isolate_{key.name}") for key in everywhere()}
-        ini_dir = self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
         found = [
             *self.read(options, str(self.config.invocation_params.dir), "--isolate-", lambda _name: _COMMAND_LINE),
             *self.profile(self.config.getoption("isolate_profile"), _COMMAND_LINE, "--isolate-profile"),
-            *self.read(lines, str(ini_dir), "isolate_", lambda name: self.place(f"isolate_{name}")),
+            *self.read(lines, str(self.ini_directory), "isolate_", lambda name: self.place(f"isolate_{name}")),
             *self.profile(self.ini("isolate_profile"), self.place("isolate_profile"), "isolate_profile"),
         ]
         self.errors += map(str, merge(found, partial=True).errors)
