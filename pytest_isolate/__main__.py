@@ -20,7 +20,8 @@ from pytest_isolate.model.errors import IsolateError, SpecError
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.parse import parse_keys
-from pytest_isolate.model.spec import Spec, contradictions
+from pytest_isolate.model.project import outside
+from pytest_isolate.model.spec import Spec, absent, contradictions
 from pytest_isolate.model.units import format_duration
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.sandbox import Pool, Process, Sandbox
@@ -192,7 +193,8 @@ def _spec(options: argparse.Namespace) -> Spec:
     given = {key.name: value for key in _keys() if (value := getattr(options, key.name)) is not None}
     values, errors = parse_keys(given, os.getcwd(), "command line", text=True)
     spec = Spec(**values)
-    errors += [error.at("command line") for error in contradictions(spec)]
+    found = (*contradictions(spec), *absent(spec), *outside(spec.inputs, os.getcwd()))
+    errors += [error.at("command line") for error in found]
     if errors:
         raise ExceptionGroup("bad options", errors)
     return spec

@@ -65,6 +65,7 @@ def test_example_in_the_documentation_does_what_the_page_says(example: Example, 
     directory = tmp_path_factory.mktemp("page") / "project"
     directory.mkdir()
     for name, text in {"pyproject.toml": "[tool.pytest.ini_options]\n", **example.files, "test_example.py": example.code}.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
     if example.outcomes is None:
         done = subprocess.run(

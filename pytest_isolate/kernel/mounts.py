@@ -37,9 +37,11 @@ __all__ = [
     "escape_overlay",
     "fits_page",
     "mount",
+    "mount_id",
     "mount_setattr",
     "mountinfo",
     "move_mount",
+    "open_in_root",
     "open_tree",
     "pivot_root",
     "umount2",
@@ -62,6 +64,7 @@ _AT_EMPTY_PATH: Final = 0x1000
 _OPEN_TREE_CLONE: Final = 0x1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
+_RESOLVE_IN_ROOT: Final = 0x10
 
 MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_NOSUID: Final = 0x2
@@ -85,6 +88,10 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
@@ -148,6 +155,20 @@ def open_tree(path: str, *, recursive: bool = False) -> int:
     return syscall("open_tree", _AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
+def open_in_root(root: str, path: str) -> int:
+    """openat2(2) with RESOLVE_IN_ROOT (Linux 5.6): an O_PATH fd of `path` in the tree at `root`, out of which no link leads.
+
+    Raises:
+        OSError: naming `path`.
+    """
+    directory = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)
+        return syscall("openat2", directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how), path=path)
+    finally:
+        os.close(directory)
+
+
 def mount_setattr(fd: int, attributes: int, *, clear: int = 0, recursive: bool = False) -> None:
     """mount_setattr(2) (Linux 5.12) on the mount that `fd` refers to. Raises OSError."""
     attr = _MountAttr(attributes, clear, 0, 0)
@@ -180,8 +201,29 @@ def attach(fd: int, target: str, attributes: int, *, recursive: bool = False) ->
     wanted = sum(flag for attribute, flag in _FLAG_OF.items() if attributes & attribute)
     point = os.path.realpath(target)
     for mounted in mountinfo():
-        if mounted.point == point or (recursive and mounted.point.startswith(f"{point}/")):
+        if (mounted.point == point or (recursive and mounted.point.startswith(f"{point}/"))) and _is_visible(mounted):
             mount("", mounted.point, "", MS_REMOUNT | MS_BIND | wanted | mounted.flags)
+
+
+def _is_visible(mounted: Mount) -> bool:
+    """Whether its path leads to it, and to no mount that covers it."""
+    try:
+        fd = os.open(mounted.point, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return mount_id(fd) == mounted.id
+    finally:
+        os.close(fd)
+
+
+def mount_id(fd: int) -> int:
+    """Of the mount that `fd` was opened on, as in mountinfo; -1 where the kernel doesn't tell."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("mnt_id:"):
+                return int(line.split()[1])
+    return -1
 
 
 _FLAG_OF: Final = {MOUNT_ATTR_RDONLY: MS_RDONLY, MOUNT_ATTR_NODEV: MS_NODEV}

@@ -24,6 +24,7 @@ _UNIFIED: Final = {
     "fsmount": 432,
     "mount_setattr": 442,
     "clone3": 435,
+    "openat2": 437,
 }
 _BY_MACHINE: Final[dict[str, dict[str, int]]] = {
     "x86_64": {

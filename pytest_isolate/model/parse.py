@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.image import Source
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.parse_net import net_text, parse_bandwidth, parse_net, parse_publish, quality_text
 from pytest_isolate.model.spec import IoLimit
@@ -153,6 +154,27 @@ def _paths(value: Any, base: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_path(path, base) for path in value))
 
 
+def _rootfs(value: Any, base: str) -> tuple[Source, ...]:
+    entries = [value] if isinstance(value, (str, os.PathLike, Source)) or hasattr(value, "isolate_source") else value
+    if not isinstance(entries, Sequence) or not entries:
+        raise ValueError(f"{shown(value)} is neither a path nor a list")
+    sources = [_source(entry, base) for entry in entries]
+    for place, source in enumerate(sources):
+        if source.kind == "host" and place:
+            raise ValueError('"host" can only be at the bottom, the first of the list')
+    return () if [source.kind for source in sources] == ["host"] else tuple(sources)
+
+
+def _source(entry: Any, base: str) -> Source:
+    source = getattr(entry, "isolate_source", entry)
+    if isinstance(source, Source):
+        return source
+    text = os.fspath(entry) if isinstance(entry, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise ValueError(f"{shown(entry)} is not a path")
+    return Source.read(text, base)
+
+
 def _env(value: Any, _base: str) -> tuple[tuple[str, str | None], ...]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{shown(value)} is not a mapping")
@@ -191,9 +213,11 @@ _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "bandwidth": lambda value, _base: parse_bandwidth(value),
     "forward": _choice("fixtures", "none"),
     "timeout": lambda value, _base: parse_duration(value),
-    "rootfs": _choice("host"),
+    "rootfs": _rootfs,
+    "upper": _choice("tmpfs", "disk"),
     "writable": _paths,
     "hide": _paths,
+    "inputs": _paths,
     "env": _env,
     "hostname": _hostname,
     "user": _user,

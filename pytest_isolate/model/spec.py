@@ -8,15 +8,17 @@ Contradictions between keys are found by `contradictions`, before anything is bu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.image import Code, Source, Stack
 from pytest_isolate.model.net import Bandwidth, Net, Publish
+from pytest_isolate.model.project import Project
 from pytest_isolate.model.units import format_size
 
-__all__ = ["IoLimit", "Spec", "contradictions"]
+__all__ = ["IoLimit", "Spec", "absent", "contradictions"]
 
 Env = tuple[tuple[str, str | None], ...]
 
@@ -54,14 +56,20 @@ class Spec:
         bandwidth: the quality of the link.
         forward: which of the host's loopback servers are reachable inside: those of the test's wide ``fixtures``, or ``none``.
         timeout: from joining the sandbox to the end of the process's teardown.
-        rootfs: what the root file system is made of.
+        rootfs: what the root file system is made of, bottom to top; empty: the host's.
+        upper: where the writable layer lives.
         writable: host paths passed through read-write.
         hide: paths that are empty inside.
+        inputs: the only paths of the project that are there inside; empty: all of them.
         env: variables to set, or to remove where the value is None.
         hostname: None keeps the host's name (in a UTS namespace of its own all the same).
         user: ``self``, ``root``, or a user id.
         fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
         leak: whether processes left behind are reported or fail the test.
+        scratch: with ``upper="disk"``: the directory that the writable layer lies below; empty until somebody looked it up.
+        stack: what `rootfs` came to on this machine; None until somebody looked it up.
+        code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
+        project: what `inputs` are of; None until somebody looked it up.
     """
 
     cpu: float | None = None
@@ -75,18 +83,32 @@ class Spec:
     bandwidth: Bandwidth | None = None
     forward: Literal["fixtures", "none"] = "fixtures"
     timeout: float | None = None
-    rootfs: str = "host"
+    rootfs: tuple[Source, ...] = ()
+    upper: Literal["tmpfs", "disk"] = "tmpfs"
     writable: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     env: Env = ()
     hostname: str | None = None
     user: str | int = "self"
     fixtures: Literal["shared", "inside"] = "shared"
     leak: Literal["report", "fail"] = "report"
+    scratch: str = ""
+    stack: Stack | None = None
+    code: Code | None = None
+    project: Project | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its root file system has nothing of the host's below its layers."""
+        if self.stack is not None:
+            return not self.stack.host
+        return bool(self.rootfs) and self.rootfs[0].kind != "host"
 
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
-        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=())
+        rooted: dict[str, Any] = {"rootfs": ()} if self.stack is not None else {}
+        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=(), **rooted)
 
     def without(self, keys: Iterable[str]) -> Spec:
         """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
@@ -105,21 +127,27 @@ class Spec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Spec:
         known = {field.name for field in fields(cls)}
-        values = {name: value for name, value in data.items() if name in known}
-        if io := values.get("io"):
-            values["io"] = IoLimit(**io)
-        if net := values.get("net"):
-            values["net"] = Net.from_json(net)
-        if quality := values.get("bandwidth"):
-            values["bandwidth"] = Bandwidth(**quality)
-        if ports := values.get("publish"):
-            values["publish"] = tuple(Publish(**port) for port in ports)
-        for name in ("writable", "hide"):
-            if name in values:
-                values[name] = tuple(values[name])
-        if "env" in values:
-            values["env"] = tuple((name, value) for name, value in values["env"])
-        return cls(**values)
+        return cls(**{name: _READERS.get(name, _as_it_is)(value) for name, value in data.items() if name in known})
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "io": lambda value: value and IoLimit(**value),
+    "net": Net.from_json,
+    "bandwidth": lambda value: value and Bandwidth(**value),
+    "publish": lambda value: tuple(Publish(**port) for port in value),
+    "rootfs": lambda value: tuple(Source(**source) for source in value),
+    "stack": lambda value: value and Stack.from_json(value),
+    "code": lambda value: value and Code.from_json(value),
+    "writable": tuple,
+    "hide": tuple,
+    "inputs": tuple,
+    "project": lambda value: value and Project.from_json(value),
+    "env": lambda value: tuple((name, content) for name, content in value),
+}
 
 
 def _within(path: str, tree: str) -> bool:
@@ -142,7 +170,21 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
-    return [*found, *_bad_network(spec), *_bad_paths(spec)]
+    if spec.disk is not None and spec.upper == "disk":
+        found.append(
+            SpecError("disk+upper", f"disk={format_size(spec.disk)} caps a tmpfs, and a directory on a disk has no cap of its own",
+                      'upper="tmpfs", or no disk=')
+        )  # fmt: skip
+    return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
+
+
+def absent(spec: Spec) -> list[SpecError]:
+    """What `spec` is made of and isn't there on this machine; the errors carry no place yet."""
+    return [
+        SpecError("rootfs", f"{source} doesn't exist", "a path that is there before the tests run")
+        for source in spec.rootfs
+        if source.kind not in ("host", "layer", "recipe", "fixture") and not os.path.exists(source.path)
+    ]
 
 
 def _bad_network(spec: Spec) -> list[SpecError]:
@@ -187,4 +229,22 @@ def _bad_paths(spec: Spec) -> list[SpecError]:
     for hidden in spec.hide:
         if hidden in ("/", "/proc", "/sys", "/dev"):
             found.append(SpecError("hide", f"{hidden!r} can't be hidden: no program runs without it", "other paths"))
+    return found
+
+
+def _bad_inputs(spec: Spec) -> list[SpecError]:
+    """What takes a whole input away. Inside of one, `writable` makes a part real and `hide` cuts a part out."""
+    found = []
+    for key, name, others, does in (
+        ("inputs+writable", "writable", spec.writable, "makes the host's own of all of"),
+        ("hide+inputs", "hide", spec.hide, "hides all of"),
+    ):
+        for other in others:
+            for path in spec.inputs:
+                if _within(path, other):
+                    found.append(
+                        SpecError(
+                            key, f"{name}={other!r} {does} inputs={path!r}", f"{name} of paths in inputs, or outside of them"
+                        )
+                    )
     return found

@@ -27,7 +27,6 @@ from pytest_isolate.plugin.errands import Errands
 from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
-from pytest_isolate.plugin.refusals import blocks
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import Given, fail_at, raise_at
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
@@ -113,8 +112,7 @@ class Attempt:
         """
         outside = self._outside
         outside.reap()
-        outside.crash.clear()
-        outside.refusals.clear()
+        outside.clear()
         outside.timer.stop()
         private.flush(self.item.config)
         ours, theirs = pair()
@@ -154,8 +152,7 @@ class Attempt:
         outside.forwarder.leave()
         outside.crash.enable()
         outside.timer.start()
-        if blocks(self.spec):
-            outside.refusals.install()
+        outside.watch(self.spec, str(self.item.config.rootpath))
         child = Child(
             self.item,
             Line(channel),
@@ -241,6 +238,8 @@ class Attempt:
         found += [*self.network.sections(), *self.written.sections()]
         if refused := self._outside.refusals.section(self.spec, events.refused_packets):
             found.append(refused)
+        if missed := self._outside.missed.section(self.spec):
+            found.append(missed)
         if self.forwarding is not None and (not_forwarded := self.forwarding.section()):
             found.append(not_forwarded)
         if self.stack:

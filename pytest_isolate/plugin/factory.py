@@ -12,6 +12,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ from pytest_isolate.model.errors import IsolateError, SandboxGone, SpecError
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.parse_net import parse_name
+from pytest_isolate.model.project import outside
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.network.attachment import Address
 from pytest_isolate.plugin import private
@@ -33,6 +35,7 @@ from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.plugin.watch import watch_key
 from pytest_isolate.sandbox import Sandbox
+from pytest_isolate.sandbox.project import project_of
 
 if TYPE_CHECKING:
     from pytest_isolate.plugin.child import Child
@@ -110,10 +113,10 @@ class Factory:
             else:
                 of_tests = settings.profiles[profile].values
                 layers.append(Layer(place, {key: value for key, value in of_tests.items() if key not in _OF_TESTS}))
-        merged = merge(layers)
-        for error in (*errors, *merged.errors):
+        merged, root = merge(layers), str(self._config.rootpath)
+        for error in (*errors, *merged.errors, *(error.at(place) for error in outside(merged.spec.inputs, root))):
             raise error
-        return merged.spec
+        return replace(merged.spec, project=project_of(root, os.getcwd())) if merged.spec.inputs else merged.spec
 
     def _ask(self, what: str, box: int, about: dict[str, Any]) -> Any:
         __tracebackhide__ = True

@@ -59,7 +59,7 @@ class Marks:
         for item in items:
             asked = self._ask(item)
             if asked and asked.spec:
-                item.stash[spec_key] = asked.spec
+                item.stash[spec_key] = _with_project(asked.spec, item)
                 item.stash[place_key] = asked.place
                 item.stash[places_key] = asked.places
 
@@ -99,6 +99,14 @@ class Marks:
             collector.ihook.pytest_collectreport(report=report)
         if session.shouldfail:  # -x, --maxfail; the next collector would have stopped at this
             raise session.Failed(session.shouldfail)
+
+
+def _with_project(spec: Spec, item: pytest.Item) -> Spec:
+    if not spec.inputs:
+        return spec
+    from pytest_isolate.plugin.inputs import with_project
+
+    return with_project(spec, item)
 
 
 def _file(item: pytest.Item) -> pytest.Collector:

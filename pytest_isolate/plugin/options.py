@@ -35,6 +35,7 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
      "how bridge networks reach the outside: the best way that works (default), or this one"),
     ("--isolate-cgroup", "PATH",
      "cgroup directory to work in, relative to each hierarchy's mount point: one that is delegated to the user"),
+    ("--isolate-store", "PATH", "directory of the layer store (default: $XDG_DATA_HOME/pytest-isolate)"),
 )  # fmt: skip
 """Options that belong to no spec key: name, metavar (empty for a flag), help."""
 
@@ -47,6 +48,7 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
+    ("isolate_store", "string", "as --isolate-store, relative to the ini file"),
     ("isolate_preload", "args", "modules to import before the first test process is forked"),
 )
 """Ini keys that belong to no spec key: name, type as `Parser.addini` takes it, help."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.forwarding import Forwarder
+from pytest_isolate.plugin.inputs import Missed
 from pytest_isolate.plugin.keeping import Keeping
 from pytest_isolate.plugin.measured import Measured
-from pytest_isolate.plugin.refusals import Refusals
+from pytest_isolate.plugin.refusals import Refusals, blocks
 
 __all__ = ["Outside"]
 
@@ -28,6 +30,7 @@ class Outside:
     Attributes:
         crash: where test processes write their stacks.
         refusals: where they note addresses.
+        missed: where they note what of the project isn't shown.
         timer: pytest's faulthandler_timeout.
         terminal: descriptor of the controlling terminal, -1 without one.
         foreground: test processes read from the terminal all the time (``-s``), not only at a prompt.
@@ -46,6 +49,7 @@ class Outside:
     unreaped: list[int] = field(default_factory=list)
     forwarder: Forwarder = field(default_factory=Forwarder)
     keeping: Keeping | None = None
+    missed: Missed = field(default_factory=Missed)
 
     @classmethod
     def of(cls, config: pytest.Config, places: Callable[[], Sequence[str]]) -> Outside:
@@ -53,6 +57,18 @@ class Outside:
         foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
         timer = FaultTimer(*private.faulthandler_settings(config))
         return cls(CrashFile(), Refusals(), timer, terminal, foreground, keeping=Keeping.of(config, places))
+
+    def clear(self) -> None:
+        """Before a fork: forget what the test before has left."""
+        self.crash.clear()
+        self.refusals.clear()
+        self.missed.clear()
+
+    def watch(self, spec: Spec, rootdir: str) -> None:
+        """In the child: from now on what its sandbox refuses or hides is noted."""
+        if blocks(spec):
+            self.refusals.install()
+        self.missed.install(spec, rootdir)
 
     def reap(self, flags: int = os.WNOHANG) -> None:
         """Wait for test processes that gave all their reports and were on their way out then."""
@@ -63,6 +79,7 @@ class Outside:
         self.forwarder.end()
         self.crash.close()
         self.refusals.close()
+        self.missed.close()
         if self.terminal >= 0:
             os.close(self.terminal)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.spec import IoLimit, Spec
 from pytest_isolate.model.units import format_duration, format_size
@@ -20,7 +20,7 @@ from pytest_isolate.plugin.marks import place_key, places_key, spec_key
 from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.terminal import may_mount
-from pytest_isolate.rootfs.host import describe_plan
+from pytest_isolate.rootfs.foreign import describe_plan
 from pytest_isolate.sandbox.pool import trees_of_user
 
 __all__ = ["register", "show"]
@@ -40,7 +40,8 @@ class _Planner:
         self._config = config
         self._rootless = not may_mount()
         self._shown: dict[tuple[str, ...], str] = {}
-        self._places: list[str] | None = None
+        self._supply: Supply | None = None
+        self._places: list[str] = []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> Generator[None, None, None]:
@@ -83,14 +84,15 @@ class _Planner:
         yield from (f"  {line}" for line in mounts)
 
     def _mounts(self, spec: Spec) -> Iterable[str]:
-        if self._places is None:
-            supply = Supply(self._config, self._config.stash[settings_key])
-            self._places = supply.places()
-            self._config.add_cleanup(supply.close)
+        if self._supply is None:
+            self._supply = Supply(self._config, self._config.stash[settings_key])
+            self._places = self._supply.places()
+            self._config.add_cleanup(self._supply.close)
         try:
             trees = trees_of_user(os.getcwd())
-            return describe_plan(spec.sandbox(), self._places, rootless=self._rootless, trees=trees)
-        except SetupError as error:
+            rooted = self._supply.rooted(spec).sandbox()
+            return describe_plan(rooted, self._places, rootless=self._rootless, trees=trees)
+        except IsolateError as error:
             return str(error).splitlines()
 
 
@@ -104,6 +106,8 @@ def _namespaces(spec: Spec) -> str:
 
 def show(key: str, value: Any) -> str:
     """A value of a spec for people; empty for one that asks for nothing."""
+    if key == "rootfs":
+        return ", ".join(map(str, value)) or "host"
     if value is None or value == ():
         return ""
     if key in _SIZES:

@@ -16,7 +16,8 @@ from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_keys
-from pytest_isolate.model.spec import Spec
+from pytest_isolate.model.project import outside
+from pytest_isolate.model.spec import Spec, absent
 from pytest_isolate.model.units import shown
 from pytest_isolate.plugin.profiles import unknown_profile
 from pytest_isolate.plugin.settings import Settings
@@ -102,7 +103,9 @@ class Resolver:
         if not wanted:
             return Asked(None, "", {}, errors)
         merged = merge([*(layer for marker in markers for layer in marker.layers), *self._settings.layers])
-        errors |= {str(error): error for error in merged.errors}
+        unusable = (*(absent(merged.spec) if merged.spec.rootfs else ()), *outside(merged.spec.inputs, self._rootdir))
+        misplaced = [error.at(merged.places.get(error.key, "")) for error in unusable]
+        errors |= {str(error): error for error in (*merged.errors, *misplaced)}
         place = found[0].place if found else self._settings.all_place
         return Asked(None if self._settings.no_isolate else merged.spec, place, merged.places, errors)
 

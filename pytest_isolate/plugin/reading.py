@@ -58,6 +58,7 @@ class _Reader:
             keep_to=self.keep_to(keep),
             cgroup=self.cgroup(),
             uplink=self.choice("isolate_uplink", UPLINKS),
+            store=self.store(),
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
@@ -120,7 +121,7 @@ class _Reader:
             return ""
         value, place, typed = self.either("isolate_keep_to")
         if value is not None:
-            base = self.config.invocation_params.dir if place == _COMMAND_LINE else self.ini_directory
+            base = self.config.invocation_params.dir if place == _COMMAND_LINE else self.base()
             directory = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
         elif (cache := private.cache_directory(self.config)) is not None:
             _, place, typed = self.either("isolate_keep")
@@ -137,11 +138,6 @@ class _Reader:
             self.errors.append(f"{place}: {typed}: {directory} can't take what is kept: {why}; accepted: {accepted}")
         return directory
 
-    @property
-    def ini_directory(self) -> Path:
-        """What relative paths of ini start at."""
-        return self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
-
     def cgroup(self) -> str | None:
         value, place, typed = self.either("isolate_cgroup")
         if value is None or (value.strip("/") and "\0" not in value and ".." not in value.split("/")):
@@ -151,6 +147,18 @@ class _Reader:
         )
         return None
 
+    def store(self) -> str | None:
+        """Relative to the working directory, or to the ini file that names it."""
+        value, _place, typed = self.either("isolate_store")
+        if value is None:
+            return None
+        base = self.config.invocation_params.dir if typed.startswith("--") else self.base()
+        return str(os.path.normpath(base / os.path.expanduser(value)))
+
+    def base(self) -> Path:
+        """The directory that relative paths of ini values start at."""
+        return self.config.inipath.parent if self.config.inipath else self.config.invocation_params.dir
+
     def layers(self) -> tuple[Layer, ...]:
         """Command line, its profile, ini, its profile."""
         options = {key.name: self.config.getoption(f"isolate_{key.name}") for key in everywhere()}
@@ -158,7 +166,7 @@ class _Reader:
         found = [
             *self.read(options, str(self.config.invocation_params.dir), "--isolate-", lambda _name: _COMMAND_LINE),
             *self.profile(self.config.getoption("isolate_profile"), _COMMAND_LINE, "--isolate-profile"),
-            *self.read(lines, str(self.ini_directory), "isolate_", lambda name: self.place(f"isolate_{name}")),
+            *self.read(lines, str(self.base()), "isolate_", lambda name: self.place(f"isolate_{name}")),
             *self.profile(self.ini("isolate_profile"), self.place("isolate_profile"), "isolate_profile"),
         ]
         self.errors += map(str, merge(found, partial=True).errors)

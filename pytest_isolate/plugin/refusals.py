@@ -5,15 +5,12 @@ name resolution”: neither names the address. An audit hook (PEP 578) in the te
 each connect, send and name look-up before the kernel does. It can't be removed, so it is installed in the
 child only; it decides nothing, never raises, and costs other events one set look-up.
 
-The addresses go to a small shared anonymous mapping made before the fork, not over the report channel: they
-survive a crash of the process, come from its forked children as well, and no descriptor that a test might
-close is involved. Attempts of other programs are seen by the kernel's counter alone (`Events.refused_packets`).
+The addresses go to a `Board`. Attempts of other programs are seen by the kernel's counter alone (`Events.refused_packets`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import socket
 import stat
@@ -23,6 +20,7 @@ from typing import Any, Final, Self
 
 from pytest_isolate.model.net import bracketed
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.plugin.board import Board
 
 __all__ = ["Refusals", "blocks"]
 
@@ -31,7 +29,6 @@ _SIZE: Final = 1 << 14
 _MOST_TEXT: Final = 200
 _MOST_LISTED: Final = 20
 _MOST_SEEN: Final = 1000
-_HEADER: Final = 4
 _OWN_NAMES: Final = frozenset({"localhost", "ip6-localhost", "0.0.0.0", "::", "::1"})  # noqa: S104 - nothing is bound here
 _EVENTS: Final = frozenset(
     {
@@ -51,10 +48,10 @@ def blocks(spec: Spec) -> bool:
 
 
 class Refusals:
-    """The shared mapping: a byte count, then lines; one serves any number of tests, one after the other."""
+    """The attempts of one test after the other, on a board that test processes write to."""
 
     def __init__(self) -> None:
-        self._board = mmap.mmap(-1, _SIZE)  # MAP_SHARED | MAP_ANONYMOUS
+        self._board = Board(_SIZE, _MOST_TEXT)
 
     def close(self) -> None:
         self._board.close()
@@ -67,7 +64,7 @@ class Refusals:
 
     def clear(self) -> None:
         """In the parent, before each fork."""
-        self._board[:_HEADER] = bytes(_HEADER)
+        self._board.clear()
 
     def install(self) -> None:
         """In the child, where `blocks(spec)`: from now on attempts are noted."""
@@ -75,19 +72,12 @@ class Refusals:
             sys.addaudithook(_hook(self))
 
     def note(self, line: str) -> None:
-        """Append one attempt; silently full at the end of the mapping."""
-        data = line[:_MOST_TEXT].replace("\n", " ").encode("utf-8", "replace") + b"\n"
-        used = int.from_bytes(self._board[:_HEADER], "little")
-        if _HEADER + used + len(data) > _SIZE:
-            return
-        self._board[_HEADER + used : _HEADER + used + len(data)] = data
-        self._board[:_HEADER] = (used + len(data)).to_bytes(_HEADER, "little")
+        """One attempt."""
+        self._board.note(line)
 
     def collected(self) -> list[str]:
         """In the parent: each attempt once, in the order of first attempts."""
-        used = min(int.from_bytes(self._board[:_HEADER], "little"), _SIZE - _HEADER)
-        lines = self._board[_HEADER : _HEADER + used].decode("utf-8", "replace").splitlines()
-        return list(dict.fromkeys(line for line in lines if line.isprintable()))
+        return self._board.collected()
 
     def section(self, spec: Spec, refused_packets: int = 0) -> tuple[str, str] | None:
         """Title and text for a failing test's report; None if nothing was refused.

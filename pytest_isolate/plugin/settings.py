@@ -34,6 +34,7 @@ class Settings(NamedTuple):
         keep_to: the directory that they go to; empty where none are kept.
         cgroup: the delegated cgroup directory.
         uplink: how bridge networks reach the outside.
+        store: the layer store's directory; None: the user's.
         preload: modules to import before the first fork.
         plan: print the sandboxes and run nothing.
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
@@ -49,6 +50,7 @@ class Settings(NamedTuple):
     keep_to: str = ""
     cgroup: str | None = None
     uplink: str = "auto"
+    store: str | None = None
     preload: tuple[str, ...] = ()
     plan: bool = False
     all_place: str = ""

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_isolate.model.errors import MissingCapability, SandboxGone, SetupError
+from pytest_isolate.model.errors import IsolateError, MissingCapability, SandboxGone
+from pytest_isolate.model.image import Code
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import Settings
 from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.sandbox.pool import Pool
+from pytest_isolate.sandbox.roots import FindCode, Roots
 
 if TYPE_CHECKING:
+    from pytest_isolate.plugin.layering import Layering
     from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["Obtained", "Supply"]
@@ -47,7 +51,9 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink)
+        self._roots = Roots(settings.store)
+        self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
+        self._find_code: FindCode | None = None
         self._emptied: list[str] = []
 
     def launch(self) -> None:
@@ -61,7 +67,46 @@ class Supply:
             add_note(self._config, "pytest left its cgroup for a scope of systemd's, so that sandboxes can have caps and figures")
 
     def expect(self, specs: Iterable[Spec]) -> None:
-        self._pool.expect(specs)
+        self._pool.expect(self._rooted(specs))
+
+    def _rooted(self, specs: Iterable[Spec]) -> Iterator[Spec]:
+        for spec in specs:
+            with suppress(IsolateError):  # the test itself is told
+                # Making a layer takes a sandbox itself, and its time: not before a test waits for it.
+                if all(source.kind != "recipe" or self._layering.is_made(source) for source in spec.rootfs):
+                    yield self.rooted(spec)
+
+    def rooted(self, spec: Spec, *, code: bool = True, shown: Sequence[str] = ()) -> Spec:
+        """A spec with what its ``rootfs=`` comes to.
+
+        Args:
+            code: code of the suite is to run there, not only programs.
+            shown: paths of the host that programs are to see there too.
+
+        Raises:
+            IsolateError
+        """
+        if not spec.rootfs and spec.upper != "disk":
+            return spec
+        if any(source.kind == "recipe" for source in spec.rootfs):
+            spec = replace(spec, rootfs=self._layering.expanded(spec.rootfs))
+        if code and self._find_code is None:
+            from pytest_isolate.plugin.own_code import own_code
+
+            self._find_code = own_code(self._config)
+        found = self._roots.resolved(spec, self._find_code if code else None)
+        return replace(found, code=Code(tuple(shown))) if shown and found.foreign and not code else found
+
+    @property
+    def roots(self) -> Roots:
+        """Where layers are kept and looked up."""
+        return self._roots
+
+    @cached_property
+    def _layering(self) -> Layering:
+        from pytest_isolate.plugin.layering import Layering
+
+        return Layering(self, self._roots)
 
     def proceed(self) -> None:
         """A test process is forked, and waited for: the builder may work."""
@@ -75,8 +120,8 @@ class Supply:
             pytest.skip.Exception: the machine lacks something, and the run skips such tests.
         """
         try:
-            return self.acquire(spec)
-        except (SetupError, SandboxGone) as error:
+            return self.acquire(self.rooted(spec))
+        except IsolateError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def acquire(self, spec: Spec, name: str | None = None) -> Obtained:
@@ -86,6 +131,8 @@ class Supply:
             MissingCapability, SetupError, SandboxGone: none can be had.
             pytest.skip.Exception: as `obtain`.
         """
+        if spec.stack is None:
+            spec = self.rooted(spec, code=False)
         weakened: list[str] = []
         while True:
             try:

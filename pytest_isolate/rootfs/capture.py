@@ -163,7 +163,7 @@ def _probe_layers(
             taken.append(replace(layer, server=server))
             continue
         try:
-            Overlay(layer.lower, layer.path, number, options, layer.flags).apply(ROOT)
+            Overlay((layer.lower,), layer.path, number, options, layer.flags).apply(ROOT)
         except SetupError as error:
             if layer.path == "/":
                 raise

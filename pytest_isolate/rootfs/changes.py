@@ -20,6 +20,8 @@ from typing import Final
 
 from pytest_isolate.model.changes import MOST, Change, Changes, Kind
 from pytest_isolate.rootfs.fuse import FuseOverlay
+from pytest_isolate.rootfs.in_root import InRoot
+from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.lower import Found, Lower
 from pytest_isolate.rootfs.marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout, read_attributes, read_marks
 from pytest_isolate.rootfs.plan import Directory, Overlay, Plan, Upper
@@ -54,18 +56,18 @@ class Tree:
 
 def trees_of(plan: Plan, workspace: str) -> list[Tree]:
     """The overlays of a sandbox that is mounted as `plan` says."""
-    steps = (*plan.outside, *plan.inside)
+    steps = [step.operation if isinstance(step, InRoot) else step for step in (*plan.outside, *plan.inside)]
     (upper,) = (step for step in steps if isinstance(step, Upper))
     return [
         Tree(
             step.number,
-            step.target,
-            (f"{workspace}/{step.lower}",),
+            os.path.dirname(step.target) if isinstance(step, FileOverlay) else step.target,
+            tuple(f"{workspace}/{lower}" for lower in step.lowers),
             upper.directories[step.number],
             isinstance(step, FuseOverlay),
         )
         for step in steps
-        if isinstance(step, (Overlay, FuseOverlay))
+        if isinstance(step, (Overlay, FuseOverlay, FileOverlay))
     ]
 
 

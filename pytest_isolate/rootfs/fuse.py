@@ -49,17 +49,18 @@ def find_server() -> str:
 
 @dataclass(frozen=True, slots=True)
 class FuseOverlay(Operation):
-    """`lower` with the writable layer's directory `number` over it, served by a process."""
+    """The directories of `lowers`, top to bottom, with the writable layer's directory `number` over it, served by a process."""
 
     step: ClassVar[str] = "start fuse-overlayfs"
     server: str
-    lower: str
+    lowers: tuple[str, ...]
     target: str
     number: int
 
     @classmethod
-    def of(cls, server: str, layer: Layer, number: int) -> FuseOverlay:
-        return cls(server, layer.lower, layer.path, number)
+    def of(cls, server: str, layer: Layer, number: int, over: tuple[str, ...] = ()) -> FuseOverlay:
+        """`over`: further lower directories, on top of the layer's own."""
+        return cls(server, (*over, layer.lower), layer.path, number)
 
     def describe(self) -> str:
         return f"fuse-overlayfs {self.target} (the host's below, writes are thrown away)"
@@ -106,11 +107,13 @@ class FuseOverlay(Operation):
                 with suppress(OSError, ValueError):
                     signal.signal(number, signal.SIG_DFL)
             keep_over_exec()
-            lower = self.lower
-            if _SPECIAL & set(lower):
-                os.set_inheritable(fd := os.open(lower, os.O_PATH | os.O_DIRECTORY), True)
-                lower = f"/proc/self/fd/{fd}"
-            layers = f"lowerdir={lower},upperdir={UPPER}/{self.number},workdir={UPPER}/{WORK}{self.number}"
+            lowers = []
+            for lower in self.lowers:
+                lowers.append(lower)
+                if _SPECIAL & set(lower):
+                    os.set_inheritable(fd := os.open(lower, os.O_PATH | os.O_DIRECTORY), True)
+                    lowers[-1] = f"/proc/self/fd/{fd}"
+            layers = f"lowerdir={':'.join(lowers)},upperdir={UPPER}/{self.number},workdir={UPPER}/{WORK}{self.number}"
             # Others than its own user may come by ids that are mapped in the sandbox. Without a write-back cache, so that
             # a full disk is told to whoever writes, not to nobody later.
             os.execv(self.server, [self.server, "-f", "-o", f"{layers},allow_other,writeback=0", point])

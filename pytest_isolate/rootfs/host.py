@@ -2,7 +2,7 @@
 
 `HostRoot.prepare` runs once, in the builder's private mount namespace: it captures the host's tree as a
 read-only clone, makes what all sandboxes share, and finds out by mounting what takes an overlay. `plan` then
-only writes down operations. `describe_plan` writes them down without a builder, for people.
+only writes down operations.
 
 As root the tree is built outside, by the builder: an overlay of ``/`` and of each writable submount.
 Rootless the kernel refuses an overlay of a tree with mounts below it (they are locked), so the sandbox gets
@@ -24,6 +24,8 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
+from pytest_isolate.rootfs.inputs import FileOverlay, Shown, show
+from pytest_isolate.rootfs.layers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
     EMPTY,
@@ -64,7 +66,7 @@ from pytest_isolate.rootfs.survey import (
 )
 from pytest_isolate.rootfs.trees import make_skeletons, user_trees
 
-__all__ = ["HostRoot", "describe_plan"]
+__all__ = ["HostRoot", "resolved"]
 
 ROOT_OPTIONS: Final = "redirect_dir=on,xino=on,index=off,metacopy=off"
 """As real root: directories rename, inode numbers survive the copy-up."""
@@ -130,6 +132,13 @@ class HostRoot:
             leave_workspace(workspace)
             raise
 
+    @classmethod
+    def surveyed(cls, places: Sequence[str], *, rootless: bool, trees: Sequence[str]) -> HostRoot:
+        """What `prepare` would give, every overlay taken to work: for plans that nobody carries out. Raises SetupError."""
+        survey = _survey("/", rootless=rootless, places=places, trees=trees)
+        # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
+        return replace(survey, sockets=() if rootless else _reachable(survey.sockets, survey.trees))
+
     def _make(self) -> HostRoot:
         """Mount what was surveyed. Raises SetupError."""
         try:
@@ -177,9 +186,9 @@ class HostRoot:
             resolver: name, in the workspace, of a resolv.conf(5) to put in place of the host's.
 
         Raises:
-            SetupError: a path of ``writable=`` or ``hide=`` doesn't exist.
+            SetupError: a path of ``writable=``, ``hide=`` or ``inputs=`` doesn't exist.
         """
-        hidden = tuple(_resolve("hide", path) for path in spec.hide)
+        hidden = tuple(resolved("hide", path) for path in spec.hide)
         tree = (*self._tree(spec, hidden), *self._resolver(resolver))
         # A fresh sysfs needs a network namespace of one's own.
         fresh = self.kernel if spec.net.own else tuple(step for step in self.kernel if step.target != "/sys")
@@ -191,11 +200,12 @@ class HostRoot:
             return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
-    def apply_outside(self, plan: Plan, group: str = "") -> list[int]:
+    def apply_outside(self, plan: Plan, group: str = "", scratch: str = "") -> list[int]:
         """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
 
         Args:
             group: the sandbox's directory in the v2 tree, empty if it has none.
+            scratch: a directory for its writes, where they go to a disk.
 
         Returns:
             pidfds of servers that are to be stopped with the sandbox (`fuse.stop`).
@@ -207,6 +217,8 @@ class HostRoot:
         _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
+        if scratch:
+            Bind(scratch, UPPER, recursive=False).apply("")
         try:
             for step in plan.outside:
                 if isinstance(step, FuseOverlay):
@@ -228,25 +240,37 @@ class HostRoot:
         _enter(self.workspace)
         apply(plan.inside, ROOT)
 
+    def shown(self, spec: Spec, points: Sequence[str] = ()) -> Shown | None:
+        """What ``inputs=`` leaves of the project, `points` being what else of the host is mounted inside. Raises SetupError."""
+        return show(spec, self.trees, (*self._writable(spec), *points), owners=not self.rootless)
+
+    def _writable(self, spec: Spec) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.places, *(resolved("writable", path) for path in spec.writable))))
+
     def _tree(self, spec: Spec, hidden: Sequence[str]) -> Iterator[Operation]:
         """Everything but the kernel's own file systems, shallow paths before those in them."""
-        writable = tuple(dict.fromkeys((*self.places, *(_resolve("writable", path) for path in spec.writable))))
+        writable, shown = self._writable(spec), self.shown(spec)
+        trees = self.trees if shown is None else shown.instead(self.trees)
+        if shown is not None:
+            hidden = tuple(path for path in hidden if shown.has(path))
         gone = (*writable, *hidden)
+        over = spec.stack.directories if spec.stack else ()
         layers = [
             layer
-            for layer in self.trees.layers
+            for layer in (*trees.layers, *self._further(over))
             if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
-        steps: list[Operation] = [self._layer(layer, number) for number, layer in enumerate(layers)]
+        steps: list[Operation] = [self._layer(layer, number, over, spec.scratch) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
-            for bound in self.trees.binds
+            for bound in trees.binds
             if not (_covered(bound.path, gone) or self._has_vanished(bound.path))
         ]
         steps += [Bind(path, path) for path in writable if not _covered(path, OWN_TREES)]
-        steps += [Hide(path, REFUSED, "masked socket") for path in self.sockets if not _covered(path, gone)]
+        sockets = self.sockets if shown is None else tuple(path for path in self.sockets if shown.has(path))
+        steps += [Hide(path, REFUSED, "masked socket") for path in sockets if not _covered(path, gone)]
         steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
-        yield Upper(spec.disk, tuple(layer.directory for layer in layers))
+        yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
         yield from sorted(steps, key=lambda step: depth(step.target))
         yield Bind(DEVICES, "/dev", readonly=True)
         if self.rootless:
@@ -268,27 +292,39 @@ class HostRoot:
         apart = any(within(path, skeleton.path) and path != skeleton.path for skeleton in self.trees.skeletons)
         return apart and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
 
-    def _layer(self, layer: Layer, number: int) -> Operation:
+    def _further(self, over: Sequence[str]) -> Iterator[Layer]:
+        """Rootless: trees that only the layers `over` the host need."""
+        if over and self.rootless:
+            server = next((layer.server for layer in self.trees.layers), "")
+            paths = [layer.path for layer in self.trees.layers]
+            yield from (replace(layer, server=server) for layer in missing_trees(over, paths, mountinfo()))
+
+    def _layer(self, layer: Layer, number: int, over: Sequence[str], scratch: str) -> Operation:
+        on_top = lowers(os.path.dirname(layer.path) if layer.file else layer.path, over)
+        if layer.file:
+            return FileOverlay.of(layer, number, self.options, on_top)
         if layer.server:
-            return FuseOverlay.of(layer.server, layer, number)
-        return Overlay(layer.lower, layer.path, number, self.options, layer.flags)
+            return FuseOverlay.of(layer.server, layer, number, on_top)
+        below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
+        lower = covered(layer.path) if self.is_covered(layer, over, scratch) else layer.lower
+        return Overlay((*on_top, lower), layer.path, number, self.options, layer.flags, below)
+
+    def is_covered(self, layer: Layer, over: Sequence[str], scratch: str) -> bool:
+        """Whether `cover` must have been called for the tree of `layer`: its overlay would be made of parts that lie in one another."""
+        parts = (*(over if lowers(layer.path, over) else ()), *((scratch,) if scratch else ()))
+        return layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, parts)
+
+    def prepare_layers(self, over: Sequence[str], trees: Trees, scratch: str) -> None:
+        """What `plan` refers to where layers lie over the host's `trees`, or its writes go to the host's disk. Raises SetupError."""
+        link(self.workspace, over)
+        for layer in (*trees.layers, *self._further(over)):
+            if not layer.server and self.is_covered(layer, over, scratch):
+                cover(self.workspace, layer.path)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""
         yield from (Bind(path, path, make=True) for path in self.places if within(path, "/dev"))
         yield from (_hide(path, ()) for path in hidden if _covered(path, OWN_TREES))
-
-
-def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = False, trees: Sequence[str] = ()) -> list[str]:
-    """What `HostRoot.plan` would do for `spec`, a line per step; mounts nothing, so every overlay is taken to work.
-
-    Raises:
-        SetupError: a path of the spec doesn't exist.
-    """
-    survey = _survey("/", rootless=rootless, places=places, trees=trees)
-    # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
-    sockets = () if rootless else _reachable(survey.sockets, survey.trees)
-    return replace(survey, sockets=sockets).plan(spec, "resolv.conf" if spec.net.mode == "bridge" else "").describe()
 
 
 def _enter(workspace: str) -> None:
@@ -302,7 +338,7 @@ def _covered(path: str, trees: Sequence[str]) -> bool:
     return any(within(path, tree) for tree in trees)
 
 
-def _resolve(key: str, path: str) -> str:
+def resolved(key: str, path: str) -> str:
     """`path` without symbolic links, which would lead a mount out of the tree that is being built."""
     try:
         return os.path.realpath(path, strict=True)
@@ -333,7 +369,7 @@ def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Seq
     return HostRoot(
         workspace=workspace,
         rootless=rootless,
-        places=tuple(dict.fromkeys(_resolve("places", place) for place in places)),
+        places=tuple(dict.fromkeys(resolved("places", place) for place in places)),
         trees=wanted,
         sockets=tuple(path for path in host_sockets(mounts) if not _covered(path, OWN_TREES)),
         kernel=tuple(_kernel_file_systems(hierarchies(mounts), rootless=rootless, unified=unified)),

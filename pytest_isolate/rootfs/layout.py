@@ -26,6 +26,7 @@ class Layer:
         lower: what the overlay covers, seen from the workspace.
         flags: the mount's own on the host (MS_NOEXEC, MS_NOSUID).
         server: path of fuse-overlayfs where the kernel's overlay is refused; empty else.
+        file: name of the one file that is wanted of `lower`, at `path`; empty: all of it.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Layer:
     lower: str
     flags: int = 0
     server: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,20 +147,26 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Upper(Operation):
-    """The tmpfs of this sandbox that takes every write, with an upper and a work directory per overlay."""
+    """What takes every write of this sandbox, with an upper and a work directory per overlay: a tmpfs, or the directory that
+    `apply_outside` is given for it.
+    """
 
     step: ClassVar[str] = "mount tmpfs"
     size: int | None
     directories: tuple[Directory, ...]
+    on_disk: bool = False
     target: str = "(writable layer)"
 
     def describe(self) -> str:
+        if self.on_disk:
+            return "directory of the layer store for writes"
         return f"tmpfs for writes, {format_size(self.size) if self.size else 'half of the memory'}"
 
     def execute(self, root: str, calls: Calls = NOW) -> None:
         del root  # beside it
-        data = f"mode=700,size={self.size}" if self.size else "mode=700"
-        calls.mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
+        if not self.on_disk:
+            data = f"mode=700,size={self.size}" if self.size else "mode=700"
+            calls.mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
         calls.mkdir(f"{UPPER}/{FIGURES}", 0o500)
         for number, directory in enumerate(self.directories):
             directory.make(f"{UPPER}/{number}", calls)
@@ -169,24 +175,25 @@ class Upper(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Overlay(Operation):
-    """`lower` with the writable layer's directory `number` over it.
+    """The directories of `lowers`, top to bottom, with the writable layer's directory `number` over them; `describe` says what is `below`.
 
     Never with devices: the sandbox has a /dev of its own, and a node of a disk may lie anywhere on a host.
     """
 
     step: ClassVar[str] = "mount overlay"
-    lower: str
+    lowers: tuple[str, ...]
     target: str
     number: int
     options: str
     flags: int = 0
+    below: str = "the host's"
 
     def describe(self) -> str:
-        return f"overlay {self.target} (the host's below, writes are thrown away)"
+        return f"overlay {self.target} ({self.below} below, writes are thrown away)"
 
     def execute(self, root: str, calls: Calls = NOW) -> None:
         data = (
-            f"lowerdir={escape_overlay(self.lower)},upperdir={UPPER}/{self.number},"
+            f"lowerdir={':'.join(map(escape_overlay, self.lowers))},upperdir={UPPER}/{self.number},"
             f"workdir={UPPER}/{WORK}{self.number},{self.options}"
         )
         calls.mount("overlay", root + self.target, "overlay", self.flags | MS_NODEV, data)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_isolate.kernel.mounts import Mount
+from pytest_isolate.kernel.mounts import Mount, mount_id
 
 __all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts", "within"]
 
@@ -101,14 +101,6 @@ class Submount:
     gid: int
 
 
-def _mount_id(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return int(line.split()[1])
-    return -1
-
-
 def submounts(mounts: Iterable[Mount]) -> tuple[Submount, ...]:
     """The visible mounts of real file systems below ``/``, shallow ones first.
 
@@ -124,7 +116,7 @@ def submounts(mounts: Iterable[Mount]) -> tuple[Submount, ...]:
         except OSError:
             continue
         try:
-            if _mount_id(fd) != mount.id:
+            if mount_id(fd) != mount.id:
                 continue
             status = os.fstat(fd)
         except OSError:  # a dead network or FUSE server: its mount point would hang or fail inside too

@@ -19,12 +19,12 @@ from pytest_isolate.rootfs.layout import HOST, SKELETONS, Bound, Layer, Skeleton
 from pytest_isolate.rootfs.plan import Directory
 from pytest_isolate.rootfs.survey import KERNEL_TYPES, OWN_TREES, around, within
 
-__all__ = ["make_skeletons", "user_trees"]
+__all__ = ["COPIED", "copy_file", "make_skeletons", "user_trees"]
 
 _MOST_LAYERS: Final = 48
 """Overlays of one run's sandboxes; each costs about 0.1 ms of every test."""
 
-_COPIED: Final = 65536
+COPIED: Final = 65536
 """Files up to this size are copied into a skeleton, larger ones bound read-only."""
 
 
@@ -93,7 +93,7 @@ class _Finding:
                 self._directory(entry.path)
             elif entry.is_file():
                 status = entry.stat()
-                if status.st_size <= _COPIED and os.access(entry.path, os.R_OK) and not self._mounted(entry.path):
+                if status.st_size <= COPIED and os.access(entry.path, os.R_OK) and not self._mounted(entry.path):
                     copies.append(entry.name)
                 else:
                     points.append(entry.name)
@@ -130,12 +130,12 @@ def make_skeletons(skeletons: Sequence[Skeleton]) -> Iterator[str]:
         for name in skeleton.copies:
             source = f"{skeleton.path}/{name}"
             try:
-                _copy(source, f"{skeleton.name}/{name}")
+                copy_file(source, f"{skeleton.name}/{name}")
             except OSError as error:
                 yield f"{source} is missing inside: {error.strerror}"
 
 
-def _copy(source: str, target: str) -> None:
+def copy_file(source: str, target: str) -> None:
     """A small file or a symbolic link; mode and times too. By hand: shutil would be the builder's largest import."""
     status = os.lstat(source)
     if stat.S_ISLNK(status.st_mode):
@@ -143,5 +143,6 @@ def _copy(source: str, target: str) -> None:
         return
     with open(source, "rb") as original, open(target, "xb") as copy:
         copy.write(original.read())
+        copy.flush()  # a write would take set-id bits away
         os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

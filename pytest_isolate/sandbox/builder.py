@@ -34,6 +34,7 @@ from pytest_isolate.kernel.namespaces import NAMES
 from pytest_isolate.model.errors import IsolateError, SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.foreign import plan_of, prepare
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.construct import Built, Construction
@@ -42,6 +43,7 @@ from pytest_isolate.sandbox.init import open_program
 from pytest_isolate.sandbox.init_script import InitScripts
 from pytest_isolate.sandbox.networks import Networks, network_namespace
 from pytest_isolate.sandbox.paths import Files, files_of
+from pytest_isolate.sandbox.scratch import Scratch, remove
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
 __all__ = ["main"]
@@ -73,7 +75,8 @@ class Builder:
         self._channel = channel
         self._cwd: str = setup["cwd"]
         self._live: dict[int, _Live] = {}
-        self._doomed: deque[Group] = deque()
+        self._doomed: deque[tuple[Group, str]] = deque()  # and the directory of what it wrote to a disk
+        self._scratch = Scratch(setup["run"])
         self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
@@ -148,14 +151,16 @@ class Builder:
             owner = self._owner(join)
             spec, caps, _plan = self._planned(described, owner)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group, owner, kept, lambda init: self._networks.begin(number, spec, init))
+            built = self._construct(
+                described, (number, group, kept), owner, lambda init: self._networks.begin(number, spec, init)
+            )
             wired = self._networks.finish()
         except (IsolateError, OSError) as error:
             self._networks.give_up()
             if built is not None:
                 built.end()
             if group is not None:
-                self._doomed.append(group)
+                self._doomed.append((group, ""))
             self._channel.send({"n": number, "error": _known(error, "build").to_json(), "again": self._networks.lost})
             return
         self._live[number] = _Live(built, group, spec, owner.net if owner is not None else spec.net)
@@ -171,19 +176,25 @@ class Builder:
         return self._live[number]
 
     def _construct(
-        self, described: dict[str, Any], group: Group, owner: _Live | None, kept: str | None, born: Callable[[int], None]
+        self, described: dict[str, Any], own: tuple[int, Group, str | None], owner: _Live | None, born: Callable[[int], None]
     ) -> Built:
+        number, group, kept = own
         with _network_of(owner) as network:
             spec, _caps, plan = self._planned(described, owner)
+            scratch = self._scratch
             try:
-                return self._construction.build(spec, self._begun(plan, kept), group.v2, network, born)
+                return self._construction.build(
+                    spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
+                )
             except SetupError as error:
                 if error.errno != errno.ENOENT:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
             spec, _caps, plan = self._planned(described, owner)
-            return self._construction.build(spec, self._begun(plan, kept), group.v2, network, born)
+            return self._construction.build(
+                spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
+            )
 
     def _begun(self, plan: Plan, kept: str | None) -> Plan:
         """`plan`, its writable layer beginning as a directory that was kept of another sandbox. Raises SetupError."""
@@ -222,6 +233,10 @@ class Builder:
 
                 rootless = self._construction.identity.rootless
                 return {}, (answer_keep(built, self._workspace.path, message, fds[0], rootless=rootless),)
+            case "written":
+                from pytest_isolate.sandbox.written import directories_of
+
+                return directories_of(built)
             case _:
                 return self._network_answer(message, fds), ()
 
@@ -245,7 +260,9 @@ class Builder:
             spec = Spec.from_json(described)
             files = files_of(spec)
             caps, resolver = Caps.of(spec, self._cwd), self._networks.resolver(net or spec.net)
-            known = self._plans[text] = (spec, caps, self._construction.root.plan(spec, resolver), files)
+            root = self._construction.root
+            prepare(root, spec)
+            known = self._plans[text] = (spec, caps, plan_of(root, spec, resolver), files)
         else:
             self._networks.resolver(net or known[0].net)  # another hub than that of the plan has another gateway
         return known[:3]
@@ -254,13 +271,15 @@ class Builder:
         if (known := self._live.pop(number, None)) is not None:
             known.built.end()
             self._networks.release(number)
-            self._doomed.append(known.group)
+            self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number)))
 
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):
-            group = self._doomed.popleft()
+            group, written = self._doomed.popleft()
             if not self._removed(group):
-                self._doomed.append(group)
+                self._doomed.append((group, written))
+            elif written:
+                remove(written)
 
     def _removed(self, group: Group) -> bool:
         """Whether nothing more can be done: refused for good counts, `end` and the next run's sweep try again."""
@@ -284,6 +303,7 @@ class Builder:
             while not self._hierarchy.remove_run() and time.monotonic() < deadline:
                 time.sleep(_REMOVAL_PAUSE / 4)
         self._hierarchy.leave()
+        self._scratch.end()
         self._workspace.remove()
 
 

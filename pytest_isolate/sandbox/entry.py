@@ -123,7 +123,7 @@ class Entrance:
         if pid == 0:
             self._guard(failed, lambda: group.join(born=born))
             self._guard(failed, self._begin_cgroup_namespace)
-            self._guard(failed, lambda: _go_to(here))
+            self._guard(failed, lambda: self._go_to(here))
             self._guard(failed, self._settle)
             restore_signals(blocked)
         return pid
@@ -175,6 +175,15 @@ class Entrance:
         here = _working_directory()
         setns(self.pidfd, namespaces)
         self._begin_cgroup_namespace()
+        self._go_to(here)
+
+    def _go_to(self, here: str | int) -> None:
+        """Programs of a foreign root start where its image says, everything else where the caller is."""
+        if self.spec.foreign and self.spec.code is None:
+            config = self.spec.stack.config if self.spec.stack else None
+            if isinstance(here, int):
+                os.close(here)
+            here = (config.working_dir if config else "") or "/"
         _go_to(here)
 
     def _begin_cgroup_namespace(self) -> None:
@@ -252,5 +261,5 @@ def _go_to(here: str | int) -> None:
     try:
         os.chdir(here)
     except OSError as error:
-        hint = "the working directory isn't there inside: take it out of hide=, or run pytest from another one"
+        hint = "the working directory isn't there inside: take it out of hide=, add it to inputs=, or run pytest from another one"
         raise SetupError.from_os_error("chdir", error, here, hint) from None

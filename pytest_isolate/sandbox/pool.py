@@ -21,6 +21,7 @@ from pytest_isolate.sandbox.paths import Files, files_of
 
 if TYPE_CHECKING:
     from pytest_isolate.model.spec import Spec
+    from pytest_isolate.sandbox.roots import Roots
     from pytest_isolate.sandbox.sandbox import Placement, Sandbox
 
 __all__ = ["Pool", "trees_of_user"]
@@ -37,6 +38,7 @@ class Pool:
         depth: how many sandboxes to keep ready.
         paced: its user says with `proceed` when the builder may work; otherwise it does at once.
         uplink: how bridge networks reach the outside: ``auto``, ``veth``, ``pasta``, ``slirp4netns``.
+        roots: what looks up ``rootfs=``; None: one of its own, for programs.
 
     Attributes:
         names: the sandboxes that ``net="container:NAME"`` finds, by their names in the run.
@@ -52,6 +54,7 @@ class Pool:
         depth: int = 3,
         paced: bool = False,
         uplink: str = "auto",
+        roots: Roots | None = None,
     ) -> None:
         self._places = places
         self._cgroup = cgroup
@@ -59,6 +62,7 @@ class Pool:
         self._depth = depth
         self._paced = paced
         self._uplink = uplink
+        self._roots = roots
         self.names: dict[str, Sandbox] = {}
         self.delegation = Delegation()
         self._expected: Iterator[Spec] = iter(())
@@ -126,7 +130,7 @@ class Pool:
         if name is not None and (other := self.names.get(name)) is not None and other.open:
             raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
-        spec, owner = _joining(spec, self._owner(spec))
+        spec, owner = _joining(self._resolved(spec), self._owner(spec))
         join = owner.number if owner is not None else None
         number = self._take_order(builder, spec.sandbox(), join, kept)
         answer = self._answer(builder, number)
@@ -143,6 +147,21 @@ class Pool:
         if owner is None:
             return placement
         return replace(placement, address=owner.address, ports=owner.ports, joined=owner.network_of)
+
+    def _resolved(self, spec: Spec) -> Spec:
+        """With what its ``rootfs=`` comes to, and what its ``inputs=`` are of. Raises IsolateError."""
+        if spec.inputs and spec.project is None:
+            from pytest_isolate.sandbox.project import project_of
+
+            here = self._cwd or _directory()
+            spec = replace(spec, project=project_of(here, here))
+        if not (spec.rootfs or spec.upper == "disk") or spec.stack is not None or spec.scratch:
+            return spec
+        if self._roots is None:
+            from pytest_isolate.sandbox.roots import Roots
+
+            self._roots = Roots()
+        return self._roots.resolved(spec)
 
     def _answer(self, builder: BuilderProcess, number: int) -> dict[str, Any]:
         """What came of an order, an error as well. Raises SandboxGone."""
@@ -231,7 +250,10 @@ class Pool:
             owner = self.names.get(spec.net.container or "")
             if spec.net.container is not None and (owner is None or not owner.open):  # it may come to be until then
                 continue
-            spec, owner = _joining(spec, owner)
+            try:
+                spec, owner = _joining(self._resolved(spec), owner)
+            except IsolateError:  # whoever acquires it is told
+                continue
             wanted = spec.sandbox()
             join = owner.number if owner is not None else None
             self._orders.append((self._order(builder, wanted, join), wanted, files_of(wanted), join))
@@ -283,6 +305,8 @@ class Pool:
     def close(self) -> None:
         """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
         self._abandon()
+        if self._roots is not None:
+            self._roots.close()
 
 
 def _joining(spec: Spec, owner: Sandbox | None) -> tuple[Spec, Sandbox | None]:

@@ -15,7 +15,7 @@ from pytest_isolate.rootfs.changes import changes, points_of, trees_of
 from pytest_isolate.rootfs.kept import export
 from pytest_isolate.sandbox.construct import Built
 
-__all__ = ["answer_changes", "answer_keep"]
+__all__ = ["answer_changes", "answer_keep", "directories_of"]
 
 
 def answer_changes(built: Built, workspace: str) -> int:
@@ -42,6 +42,20 @@ def answer_keep(built: Built, workspace: str, message: dict[str, Any], directory
 
 def _changes(built: Built, workspace: str) -> Changes:
     return changes(built.upper, trees_of(built.plan, workspace), points_of(built.plan))
+
+
+def directories_of(built: Built) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """``trees``: the path of each of its overlays, and a descriptor (O_PATH) for each of what it wrote there. Raises OSError."""
+    trees = sorted(trees_of(built.plan, ""), key=lambda tree: tree.path)
+    opened: list[int] = []
+    try:
+        for tree in trees:
+            opened.append(os.open(str(tree.number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=built.upper))
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return {"trees": [tree.path for tree in trees]}, tuple(opened)
 
 
 def _in_memory(found: Changes) -> int:

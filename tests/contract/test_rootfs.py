@@ -15,7 +15,7 @@ import pytest
 from pytest_isolate.kernel.mounts import mountinfo
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.rootfs.host import describe_plan
+from pytest_isolate.rootfs.foreign import describe_plan
 from tests.support.capabilities import requires
 from tests.support.nsdriver import run_inside
 from tests.support.unprivileged import USER_ID, run_python

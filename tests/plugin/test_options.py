@@ -21,7 +21,7 @@ TYPED = {
     "bandwidth": ("10mbit", {"rx": 10_000_000, "tx": 10_000_000, "delay": None, "jitter": None, "loss": None}), "forward": ("none", "none"), "timeout": ("5s", 5.0),
     "hostname": ("box", "box"), "user": ("root", "root"), "fixtures": ("inside", "inside"), "leak": ("fail", "fail"),
 }  # fmt: skip
-"""Text and value of the keys that aren't lists; `rootfs` has one value only, its default."""
+"""Text and value of the keys that aren't lists, and need nothing on this machine."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def expected(pytester: pytest.Pytester) -> dict[str, object]:
 
 def test_there_is_an_option_and_an_ini_key_for_every_key() -> None:
     assert [key.name for key in everywhere()] == list(KEYS)
-    assert {*TYPED, "rootfs", "writable", "hide", "env", "publish"} == set(KEYS)
+    assert {*TYPED, "upper", "rootfs", "writable", "hide", "env", "publish"} == set(KEYS)
 
 
 def test_every_option_is_read(suite: pytest.Pytester) -> None:

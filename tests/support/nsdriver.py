@@ -25,6 +25,7 @@ from pytest_isolate.kernel.namespaces import ALL, CLONE_NEWNET, CLONE_NEWNS, wri
 from pytest_isolate.kernel.syscalls import prctl, setns, unshare
 from pytest_isolate.model.errors import IsolateError, error_from_json
 from pytest_isolate.model.spec import Spec
+from pytest_isolate.rootfs.foreign import prepare
 from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.plan import Plan
 from pytest_isolate.sandbox.identity import Identity, drop_privileges, enter_run_namespace
@@ -174,6 +175,7 @@ def _box(job: dict[str, Any], root: HostRoot, identity: Identity, box: str, repo
     spec = Spec.from_json(job["spec"])
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     start = perf_counter()
+    prepare(root, spec)
     plan = root.plan(spec)
     timed("plan", start)
     report["plan"] = plan.describe()

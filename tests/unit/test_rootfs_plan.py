@@ -16,7 +16,8 @@ from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Net
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs import host, trees
-from pytest_isolate.rootfs.host import HostRoot, describe_plan
+from pytest_isolate.rootfs.foreign import describe_plan
+from pytest_isolate.rootfs.host import HostRoot
 from pytest_isolate.rootfs.layout import HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
     EMPTY,
@@ -62,7 +63,7 @@ def root(
         (Bind("host/a", "/b", readonly=True), "bind /b (read-only)"),
         (Upper(64 << 20, ()), "tmpfs for writes, 64.0 MiB"),
         (Upper(None, ()), "tmpfs for writes, half of the memory"),
-        (Overlay("host", "/", 0, ""), "overlay / (the host's below, writes are thrown away)"),
+        (Overlay(("host",), "/", 0, ""), "overlay / (the host's below, writes are thrown away)"),
         (FileSystem("sysfs", "/sys", MS_RDONLY), "sysfs /sys (own, read-only)"),
         (FileSystem("tmpfs", "/dev/shm"), "tmpfs /dev/shm (own)"),
         (Hide("/secret", EMPTY), "hidden /secret"),
@@ -107,8 +108,8 @@ def test_apply_stops_at_the_first_failure(tmp_path: Path) -> None:
         (Hide("/x", EMPTY), errno.ENOENT, "take it out of hide="),
         (FileSystem("proc", "/proc"), errno.EPERM, "systempaths=unconfined"),
         (FileSystem("tmpfs", "/dev/shm"), errno.EPERM, "CAP_SYS_ADMIN"),
-        (Overlay("host", "/", 0, ""), errno.ENODEV, "modprobe overlay"),
-        (Overlay("host", "/", 0, ""), errno.EINVAL, "an overlay on an overlay"),
+        (Overlay(("host",), "/", 0, ""), errno.ENODEV, "modprobe overlay"),
+        (Overlay(("host",), "/", 0, ""), errno.EINVAL, "an overlay on an overlay"),
         (Upper(1, ()), errno.ENOSPC, "mount-max"),
     ],
 )

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from pytest_isolate.model.image import Code, ImageConfig, Source, Stack
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.net import Bandwidth, Net, Publish
 from pytest_isolate.model.spec import IoLimit, Spec, contradictions
 
 FULL = Spec(
-    cpu=0.2, memory=64 << 20, swap=0, pids=9, disk=1 << 20, io=IoLimit(1, None, "/d"), net=Net("bridge", network="n", aliases=("a",)), publish=(Publish(80),), bandwidth=Bandwidth(rx=8000), forward="none", timeout=5.0, rootfs="host", writable=("/w",),
+    cpu=0.2, memory=64 << 20, swap=0, pids=9, disk=1 << 20, io=IoLimit(1, None, "/d"), net=Net("bridge", network="n", aliases=("a",)), publish=(Publish(80),), bandwidth=Bandwidth(rx=8000), forward="none", timeout=5.0, rootfs=(Source("oci", "/i", "t"),), upper="disk", stack=Stack(("/l",), False, ImageConfig((("A", "1"),), "u"), ("n",)), code=Code(("/t",), ("/p",), "/r"), writable=("/w",),
     hide=("/h",), env=(("A", "1"), ("B", None)), hostname="box", user=1000, fixtures="inside", leak="fail",
 )  # fmt: skip
 
