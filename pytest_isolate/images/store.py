@@ -150,7 +150,7 @@ class Store:
             with self.place.scratch(worker) as (path, target):
                 answer = _gathered(worker, target, parts, base)
                 name = str(about.get("name", ""))
-                parents = [chain for each in base if (chain := self._chain_at(each))]
+                parents = [chain for each in base if (chain := self.chain_at(each))]
                 chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
         self._held.take(self.place.layer(chain))
         kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")

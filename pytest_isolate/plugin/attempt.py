@@ -80,7 +80,7 @@ class Attempt:
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.network = ContactList(box)
-        self.written = Written(item, box)
+        self.written = Written(item, box, outside.keeping)
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -383,7 +383,7 @@ class Attempt:
         """
         # One task is the test process, which counts until it is waited for.
         others = self._box.tasks() != 1 and any(other.pid != self._pid_inside for other in self._box.processes())
-        if self._has_terminal or others or self._used().cpu_seconds is None:
+        if self._has_terminal or others or self.written.keeps or self._used().cpu_seconds is None:
             return False
         self._stopped = time.perf_counter()
         process.let_go()
@@ -417,8 +417,7 @@ class Attempt:
         gone = "its init was killed, or the builder that held it" if killed_outside else ""
         self._errands.close()
         self.network.take()
-        if missing or killed or self._failed or (left and self.spec.leak == "fail"):
-            self.written.take()
+        self.written.end(failed=missing or killed or self._failed or bool(left and self.spec.leak == "fail"))
         if self.forwarding is not None:
             self.forwarding.close()
         released = time.perf_counter()
