@@ -302,7 +302,7 @@ class HostRoot:
             return FileOverlay.of(layer, number, self.options, on_top)
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
-        below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
+        below = f"{len(on_top)} layers on {layer.below}" if on_top else layer.below
         lower = covered(layer.path) if self.is_covered(layer, over) else layer.lower
         return Overlay((*on_top, lower), layer.path, number, self.options, layer.flags, below)
 

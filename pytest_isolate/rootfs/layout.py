@@ -27,6 +27,7 @@ class Layer:
         flags: the mount's own on the host (MS_NOEXEC, MS_NOSUID).
         server: path of fuse-overlayfs where the kernel's overlay is refused; empty else.
         file: name of the one file that is wanted of `lower`, at `path`; empty: all of it.
+        below: what `lower` is, for people.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Layer:
     flags: int = 0
     server: str = ""
     file: str = ""
+    below: str = "the host's"
 
 
 @dataclass(frozen=True, slots=True)
