@@ -15,7 +15,13 @@ Kind = Literal["A", "C", "D"]
 MOST: Final = 100_000
 """Entries of a list; of more, the first ones in the order of the walk."""
 
-_CONTROL: Final = {**{number: f"\\x{number:02x}" for number in (*range(0x20), 0x7F)}, 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x5C: "\\\\"}
+_CONTROL: Final = {
+    **{number: f"\\x{number:02x}" for number in (*range(0x20), 0x7F)},
+    0x0A: "\\n",
+    0x0D: "\\r",
+    0x09: "\\t",
+    0x5C: "\\\\",
+}
 _UNDECODABLE: Final = {0xDC00 + number: f"\\x{number:02x}" for number in range(0x80, 0x100)}
 
 

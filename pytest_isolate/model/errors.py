@@ -11,7 +11,16 @@ import errno as _errno
 import os
 from typing import Any
 
-__all__ = ["IsolateError", "MissingCapability", "NotListening", "SandboxGone", "SetupError", "SpecError", "error_from_json"]
+__all__ = [
+    "ImageError",
+    "IsolateError",
+    "MissingCapability",
+    "NotListening",
+    "SandboxGone",
+    "SetupError",
+    "SpecError",
+    "error_from_json",
+]
 
 
 class IsolateError(Exception):
@@ -97,8 +106,15 @@ class NotListening(IsolateError):
     """Nothing listens on a port that was waited for."""
 
 
+class ImageError(IsolateError):
+    """An image, an archive or a layer can't be had: missing, damaged, hostile, not for this machine, or too large.
+
+    Its message names the file, and the member of it where it is about one.
+    """
+
+
 _TYPES: dict[str, type[IsolateError]] = {
-    cls.__name__: cls for cls in (IsolateError, SpecError, SetupError, MissingCapability, SandboxGone, NotListening)
+    cls.__name__: cls for cls in (IsolateError, SpecError, SetupError, MissingCapability, SandboxGone, NotListening, ImageError)
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 __all__ = ["ARCHIVES", "Code", "ImageConfig", "Kind", "Source", "Stack"]
 
-Kind = Literal["host", "directory", "oci", "docker-archive", "tarball", "layer"]
+Kind = Literal["host", "directory", "oci", "docker-archive", "tarball", "layer", "recipe", "fixture"]
 
 ARCHIVES: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.zst", ".tar.bz2")
 """How the name of a root file system's tarball ends."""
@@ -23,8 +23,9 @@ class Source:
 
     Attributes:
         kind: ``host``; a ``directory`` that is a root file system or a layer of one; an ``oci`` image layout (a directory or a tar of it);
-            a ``docker-archive`` (``docker save``); a ``tarball``; a ``layer`` of the store that a test made.
-        path: of it, absolute; of a layer: its name in the store. Empty for the host.
+            a ``docker-archive`` (``docker save``); a ``tarball``; a ``layer`` of the store, by name; a ``recipe`` for a layer, which is
+            made when it is needed; a ``fixture``, whose value is one of the others.
+        path: of it, absolute; of a layer, recipe or fixture: its name. Empty for the host.
         tag: which image of a layout or archive; empty: the only one.
     """
 
@@ -33,7 +34,7 @@ class Source:
     tag: str = ""
 
     def __str__(self) -> str:
-        prefix = f"{self.kind}:" if self.kind in ("oci", "docker-archive", "layer") else ""
+        prefix = "" if self.kind in ("host", "directory", "tarball") else f"{self.kind}:"
         return f"{prefix}{self.path or self.kind}{f':{self.tag}' if self.tag else ''}"
 
     @classmethod
@@ -48,13 +49,12 @@ class Source:
         """
         if text == "host":
             return cls("host")
-        for kind in ("oci", "docker-archive", "layer"):
+        for kind in ("oci", "docker-archive", "layer", "fixture"):
             if text.startswith(f"{kind}:"):
-                path, tag = (
-                    _without_tag(text.removeprefix(f"{kind}:"), base) if kind != "layer" else (text.removeprefix("layer:"), "")
-                )
+                rest = text.removeprefix(f"{kind}:")
+                path, tag = (rest, "") if kind in ("layer", "fixture") else _without_tag(rest, base)
                 if not path:
-                    raise ValueError(f"{text!r} names no path")
+                    raise ValueError(f"{text!r} names nothing")
                 return cls(kind, path, tag)
         if not text or "\0" in text:
             raise ValueError(f"{text!r} is not a path")

@@ -166,8 +166,9 @@ def _rootfs(value: Any, base: str) -> tuple[Source, ...]:
 
 
 def _source(entry: Any, base: str) -> Source:
-    if isinstance(entry, Source):
-        return entry
+    source = getattr(entry, "isolate_source", entry)
+    if isinstance(source, Source):
+        return source
     text = os.fspath(entry) if isinstance(entry, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise ValueError(f"{shown(entry)} is not a path")

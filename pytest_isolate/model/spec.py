@@ -66,6 +66,7 @@ class Spec:
         user: ``self``, ``root``, or a user id.
         fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
         leak: whether processes left behind are reported or fail the test.
+        scratch: with ``upper="disk"``: the directory that the writable layer lies below; empty until somebody looked it up.
         stack: what `rootfs` came to on this machine; None until somebody looked it up.
         code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
         project: what `inputs` are of; None until somebody looked it up.
@@ -92,6 +93,7 @@ class Spec:
     user: str | int = "self"
     fixtures: Literal["shared", "inside"] = "shared"
     leak: Literal["report", "fail"] = "report"
+    scratch: str = ""
     stack: Stack | None = None
     code: Code | None = None
     project: Project | None = None
@@ -99,11 +101,14 @@ class Spec:
     @property
     def foreign(self) -> bool:
         """Whether its root file system has nothing of the host's below its layers."""
+        if self.stack is not None:
+            return not self.stack.host
         return bool(self.rootfs) and self.rootfs[0].kind != "host"
 
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
-        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=())
+        rooted: dict[str, Any] = {"rootfs": ()} if self.stack is not None else {}
+        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=(), **rooted)
 
     def without(self, keys: Iterable[str]) -> Spec:
         """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
@@ -165,6 +170,11 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
+    if spec.disk is not None and spec.upper == "disk":
+        found.append(
+            SpecError("disk+upper", f"disk={format_size(spec.disk)} caps a tmpfs, and a directory on a disk has no cap of its own",
+                      'upper="tmpfs", or no disk=')
+        )  # fmt: skip
     return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
 
 
@@ -173,7 +183,7 @@ def absent(spec: Spec) -> list[SpecError]:
     return [
         SpecError("rootfs", f"{source} doesn't exist", "a path that is there before the tests run")
         for source in spec.rootfs
-        if source.kind not in ("host", "layer") and not os.path.exists(source.path)
+        if source.kind not in ("host", "layer", "recipe", "fixture") and not os.path.exists(source.path)
     ]
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from pytest_isolate.model.errors import SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.plugin import private, reports, wide
+from pytest_isolate.plugin import chosen, private, reports, wide
 from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
 from pytest_isolate.plugin.fixtures import protocol_key
@@ -60,7 +60,7 @@ class Protocol:
         self.attempt: Attempt | None = None
         self.observed: pytest.TestReport | None = None
         self._config = config
-        self._supply = supply
+        self.supply = supply
         self._outside: Outside | None = None
         self._witness = witness
         self._measured: Measured | None = None
@@ -125,10 +125,12 @@ class Protocol:
         place = self._places.get(item)
         if place is None:
             following = nextitem.stash.get(spec_key, None) if nextitem is not None else None
-            self._supply.expect([spec, *repeat(following, _SIMILAR)] if following else [spec])
+            self.supply.expect([spec, *repeat(following, _SIMILAR)] if following else [spec])
         elif place != self._cursor:
             self._cursor = place
-            self._supply.expect(upcoming.stash[spec_key] for upcoming in islice(self._order, place, None))
+            self.supply.expect(
+                chosen.foreseen(upcoming, upcoming.stash[spec_key]) for upcoming in islice(self._order, place, None)
+            )
 
     def _patch(self, item: pytest.Item, spec: Spec) -> None:
         own = vars(item)
@@ -149,7 +151,7 @@ class Protocol:
             wide.set_up(item)
         begun = time.perf_counter()
         try:
-            obtained = self._supply.obtain(spec)
+            obtained = self.supply.obtain(chosen.by_fixtures(item, spec))
         except pytest.fail.Exception as error:
             reports.fail_at(item, str(error))
         self._cursor += 1
@@ -174,7 +176,7 @@ class Protocol:
         except (SetupError, SandboxGone) as error:
             reports.fail_at(item, str(error))
         if child is None:
-            self._supply.proceed()
+            self.supply.proceed()
             attempt.wait()
             return
         self.child = child

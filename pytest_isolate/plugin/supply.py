@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_isolate.model.errors import IsolateError, MissingCapability, SandboxGone
+from pytest_isolate.model.image import Code
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import Settings
@@ -25,6 +26,7 @@ from pytest_isolate.sandbox.pool import Pool
 from pytest_isolate.sandbox.roots import FindCode, Roots
 
 if TYPE_CHECKING:
+    from pytest_isolate.plugin.layering import Layering
     from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["Obtained", "Supply"]
@@ -71,15 +73,37 @@ class Supply:
             with suppress(IsolateError):  # the test itself is told
                 yield self.rooted(spec)
 
-    def rooted(self, spec: Spec) -> Spec:
-        """A test's spec with what its ``rootfs=`` comes to. Raises IsolateError."""
-        if not spec.rootfs:
+    def rooted(self, spec: Spec, *, code: bool = True, shown: Sequence[str] = ()) -> Spec:
+        """A spec with what its ``rootfs=`` comes to.
+
+        Args:
+            code: code of the suite is to run there, not only programs.
+            shown: paths of the host that programs are to see there too.
+
+        Raises:
+            IsolateError
+        """
+        if not spec.rootfs and spec.upper != "disk":
             return spec
-        if self._find_code is None:
+        if any(source.kind == "recipe" for source in spec.rootfs):
+            spec = replace(spec, rootfs=self._layering.expanded(spec.rootfs))
+        if code and self._find_code is None:
             from pytest_isolate.plugin.own_code import own_code
 
             self._find_code = own_code(self._config)
-        return self._roots.resolved(spec, self._find_code)
+        found = self._roots.resolved(spec, self._find_code if code else None)
+        return replace(found, code=Code(tuple(shown))) if shown and found.foreign and not code else found
+
+    @property
+    def roots(self) -> Roots:
+        """Where layers are kept and looked up."""
+        return self._roots
+
+    @property
+    def _layering(self) -> Layering:
+        from pytest_isolate.plugin.layering import Layering
+
+        return Layering(self, self._roots)
 
     def proceed(self) -> None:
         """A test process is forked, and waited for: the builder may work."""
@@ -104,6 +128,8 @@ class Supply:
             MissingCapability, SetupError, SandboxGone: none can be had.
             pytest.skip.Exception: as `obtain`.
         """
+        if spec.stack is None:
+            spec = self.rooted(spec, code=False)
         weakened: list[str] = []
         while True:
             try:

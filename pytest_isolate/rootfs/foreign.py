@@ -81,12 +81,13 @@ def describe_plan(spec: Spec, places: Sequence[str] = (), *, rootless: bool = Fa
 
 def prepare(root: HostRoot, spec: Spec) -> None:
     """Make in the workspace what the plan for `spec` refers to. Raises SetupError, OSError."""
+    if spec.scratch:
+        os.makedirs(spec.scratch, exist_ok=True)
     if (shown := root.shown(spec, _code_in(spec))) is not None:
         shown.prepare(root.workspace, owners=not root.rootless)
-    if spec.stack is None:
-        return
-    if spec.stack.host:
-        root.prepare_layers(spec.stack.directories, root.trees if shown is None else shown.instead(root.trees))
+    if spec.stack is None or spec.stack.host:
+        trees = root.trees if shown is None else shown.instead(root.trees)
+        root.prepare_layers(spec.stack.directories if spec.stack else (), trees, spec.scratch)
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))
@@ -135,14 +136,14 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     layers += [Layer(path, _like(path, rootless=root.rootless), HOST + path) for path in code.projects]
     if (shown := root.shown(spec, code.trees)) is not None:
         layers = [*(layer for layer in layers if not shown.replaces(layer.path)), *shown.layers]
-    yield Upper(spec.disk, tuple(layer.directory for layer in layers))
+    yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
     server = next((layer.server for layer in root.trees.layers), "")
     below = tuple(short(directory) for directory in (*reversed(stack.directories), *((code.runtime,) if code.runtime else ())))
     yield from _overlay(root, layers[0], 0, (*below, _points(spec)), f"{len(stack.directories)} layers", server)
     steps: list[Operation] = []
     for number, layer in enumerate(layers[1:], 1):
         if layer.file:
-            steps.append(FileOverlay.of(layer, number, root.options))
+            steps.append(FileOverlay.of(layer, (layer.lower,), number, root.options))
         else:
             steps += _overlay(root, layer, number, (layer.lower,), layer.below, server)
     steps += [Bind(HOST + path, path, recursive=True, readonly=True) for path in code.trees]

@@ -200,11 +200,12 @@ class HostRoot:
             return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
-    def apply_outside(self, plan: Plan, group: str = "") -> list[int]:
+    def apply_outside(self, plan: Plan, group: str = "", scratch: str = "") -> list[int]:
         """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
 
         Args:
             group: the sandbox's directory in the v2 tree, empty if it has none.
+            scratch: a directory for its writes, where they go to a disk.
 
         Returns:
             pidfds of servers that are to be stopped with the sandbox (`fuse.stop`).
@@ -216,6 +217,8 @@ class HostRoot:
         _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
+        if scratch:
+            Bind(scratch, UPPER, recursive=False).apply("")
         try:
             for step in plan.outside:
                 if isinstance(step, FuseOverlay):
@@ -257,7 +260,7 @@ class HostRoot:
             for layer in (*trees.layers, *self._further(over))
             if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
-        steps: list[Operation] = [self._layer(layer, number, over) for number, layer in enumerate(layers)]
+        steps: list[Operation] = [self._layer(layer, number, over, spec.scratch) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
             for bound in trees.binds
@@ -267,7 +270,7 @@ class HostRoot:
         sockets = self.sockets if shown is None else tuple(path for path in self.sockets if shown.has(path))
         steps += [Hide(path, REFUSED, "masked socket") for path in sockets if not _covered(path, gone)]
         steps += [_hide(path, writable) for path in hidden if not _covered(path, OWN_TREES)]
-        yield Upper(spec.disk, tuple(layer.directory for layer in layers))
+        yield Upper(spec.disk, tuple(layer.directory for layer in layers), on_disk=bool(spec.scratch))
         yield from sorted(steps, key=lambda step: depth(step.target))
         yield Bind(DEVICES, "/dev", readonly=True)
         if self.rootless:
@@ -296,26 +299,27 @@ class HostRoot:
             paths = [layer.path for layer in self.trees.layers]
             yield from (replace(layer, server=server) for layer in missing_trees(over, paths, mountinfo()))
 
-    def _layer(self, layer: Layer, number: int, over: Sequence[str]) -> Operation:
-        on_top = lowers(os.path.dirname(layer.path) if layer.file else layer.path, over)
+    def _layer(self, layer: Layer, number: int, over: Sequence[str], scratch: str) -> Operation:
+        on_top = lowers(layer.tree, over)
+        lower = covered(layer.tree) if self.is_covered(layer, over, scratch) else layer.lower
         if layer.file:
-            return FileOverlay.of(layer, number, self.options, on_top)
+            return FileOverlay.of(layer, (*on_top, lower), number, self.options)
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
         below = f"{len(on_top)} layers on {layer.below}" if on_top else layer.below
-        lower = covered(layer.path) if self.is_covered(layer, over) else layer.lower
         return Overlay((*on_top, lower), layer.path, number, self.options, layer.flags, below)
 
-    def is_covered(self, layer: Layer, over: Sequence[str]) -> bool:
-        """Whether `cover` must have been called for the tree of `layer`, for the layers `over` it."""
-        return bool(lowers(layer.path, over)) and layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, over)
+    def is_covered(self, layer: Layer, over: Sequence[str], scratch: str) -> bool:
+        """Whether `cover` must have been called for the tree of `layer`: its overlay would be made of parts that lie in one another."""
+        parts = (*(over if lowers(layer.tree, over) else ()), *((scratch,) if scratch else ()))
+        return layer.lower == HOST + layer.tree.rstrip("/") and overlap(layer.tree, parts)
 
-    def prepare_layers(self, over: Sequence[str], trees: Trees) -> None:
-        """What `plan` refers to where layers lie over the host's `trees`. Raises SetupError."""
+    def prepare_layers(self, over: Sequence[str], trees: Trees, scratch: str) -> None:
+        """What `plan` refers to where layers lie over the host's `trees`, or its writes go to the host's disk. Raises SetupError."""
         link(self.workspace, over)
         for layer in (*trees.layers, *self._further(over)):
-            if not layer.server and self.is_covered(layer, over):
-                cover(self.workspace, layer.path)
+            if not layer.server and self.is_covered(layer, over, scratch):
+                cover(self.workspace, layer.tree)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""

@@ -145,9 +145,9 @@ class FileOverlay(Operation):
     flags: int = 0
 
     @classmethod
-    def of(cls, layer: Layer, number: int, options: str, above: tuple[str, ...] = ()) -> Self:
-        """For a `layer` of one file; `above` are directories over the host's."""
-        return cls((*above, layer.lower), layer.file, _point(layer.path), layer.path, number, options, layer.flags)
+    def of(cls, layer: Layer, lowers: tuple[str, ...], number: int, options: str) -> Self:
+        """For a `layer` of one file, with `lowers` in place of its own."""
+        return cls(lowers, layer.file, _point(layer.path), layer.path, number, options, layer.flags)
 
     def describe(self) -> str:
         return f"overlay {self.target} (the host's below, writes are thrown away)"

@@ -58,6 +58,8 @@ def lowers(path: str, directories: Sequence[str]) -> tuple[str, ...]:
 
 def overlap(path: str, directories: Sequence[str]) -> bool:
     """Whether one of the layers lies in the host's tree at `path`, on the same file system."""
+    if not directories:
+        return False
     device = os.stat(path).st_dev
     real = [os.path.realpath(directory) for directory in directories]
     return any(within(directory, path) and os.stat(directory).st_dev == device for directory in real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +38,11 @@ class Layer:
     server: str = ""
     file: str = ""
     below: str = "the host's"
+
+    @property
+    def tree(self) -> str:
+        """The directory that `lower` is of."""
+        return os.path.dirname(self.path) if self.file else self.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,20 +147,26 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Upper(Operation):
-    """The tmpfs of this sandbox that takes every write, with an upper and a work directory per overlay."""
+    """What takes every write of this sandbox, with an upper and a work directory per overlay: a tmpfs, or the directory that
+    `apply_outside` is given for it.
+    """
 
     step: ClassVar[str] = "mount tmpfs"
     size: int | None
     directories: tuple[Directory, ...]
+    on_disk: bool = False
     target: str = "(writable layer)"
 
     def describe(self) -> str:
+        if self.on_disk:
+            return "directory of the layer store for writes"
         return f"tmpfs for writes, {format_size(self.size) if self.size else 'half of the memory'}"
 
     def execute(self, root: str, calls: Calls = NOW) -> None:
         del root  # beside it
-        data = f"mode=700,size={self.size}" if self.size else "mode=700"
-        calls.mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
+        if not self.on_disk:
+            data = f"mode=700,size={self.size}" if self.size else "mode=700"
+            calls.mount("tmpfs", UPPER, "tmpfs", MS_NOSUID | MS_NODEV, data)
         calls.mkdir(f"{UPPER}/{FIGURES}", 0o500)
         for number, directory in enumerate(self.directories):
             directory.make(f"{UPPER}/{number}", calls)

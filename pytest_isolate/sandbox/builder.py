@@ -43,6 +43,7 @@ from pytest_isolate.sandbox.init import open_program
 from pytest_isolate.sandbox.init_script import InitScripts
 from pytest_isolate.sandbox.networks import Networks, network_namespace
 from pytest_isolate.sandbox.paths import Files, files_of
+from pytest_isolate.sandbox.scratch import Scratch, remove
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
 
 __all__ = ["main"]
@@ -74,7 +75,8 @@ class Builder:
         self._channel = channel
         self._cwd: str = setup["cwd"]
         self._live: dict[int, _Live] = {}
-        self._doomed: deque[Group] = deque()
+        self._doomed: deque[tuple[Group, str]] = deque()  # and the directory of what it wrote to a disk
+        self._scratch = Scratch(setup["run"])
         self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
@@ -149,14 +151,14 @@ class Builder:
             owner = self._owner(join)
             spec, caps, _plan = self._planned(described, owner)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, group, owner, lambda init: self._networks.begin(number, spec, init))
+            built = self._construct(described, (number, group), owner, lambda init: self._networks.begin(number, spec, init))
             wired = self._networks.finish()
         except (IsolateError, OSError) as error:
             self._networks.give_up()
             if built is not None:
                 built.end()
             if group is not None:
-                self._doomed.append(group)
+                self._doomed.append((group, ""))
             self._channel.send({"n": number, "error": _known(error, "build").to_json(), "again": self._networks.lost})
             return
         self._live[number] = _Live(built, group, spec, owner.net if owner is not None else spec.net)
@@ -171,18 +173,21 @@ class Builder:
             raise SetupError(_JOIN, detail="it has ended")
         return self._live[number]
 
-    def _construct(self, described: dict[str, Any], group: Group, owner: _Live | None, born: Callable[[int], None]) -> Built:
+    def _construct(
+        self, described: dict[str, Any], own: tuple[int, Group], owner: _Live | None, born: Callable[[int], None]
+    ) -> Built:
+        number, group = own
         with _network_of(owner) as network:
             spec, _caps, plan = self._planned(described, owner)
             try:
-                return self._construction.build(spec, plan, group.v2, network, born)
+                return self._construction.build(spec, plan, group.v2, network, born, self._scratch.make(spec.scratch, number))
             except SetupError as error:
                 if error.errno != errno.ENOENT:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
             spec, _caps, plan = self._planned(described, owner)
-            return self._construction.build(spec, plan, group.v2, network, born)
+            return self._construction.build(spec, plan, group.v2, network, born, self._scratch.make(spec.scratch, number))
 
     def _ask(self, message: dict[str, Any], fds: list[int]) -> None:
         """A question about one sandbox. The pytest process waits for the answer."""
@@ -208,6 +213,10 @@ class Builder:
                 from pytest_isolate.sandbox.written import changes_of, in_memory
 
                 return {}, (in_memory(changes_of(built, self._workspace.path)),)
+            case "written":
+                from pytest_isolate.sandbox.written import directories_of
+
+                return directories_of(built)
             case _:
                 return self._network_answer(message, fds), ()
 
@@ -242,13 +251,15 @@ class Builder:
         if (known := self._live.pop(number, None)) is not None:
             known.built.end()
             self._networks.release(number)
-            self._doomed.append(known.group)
+            self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number)))
 
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):
-            group = self._doomed.popleft()
+            group, written = self._doomed.popleft()
             if not self._removed(group):
-                self._doomed.append(group)
+                self._doomed.append((group, written))
+            elif written:
+                remove(written)
 
     def _removed(self, group: Group) -> bool:
         """Whether nothing more can be done: refused for good counts, `end` and the next run's sweep try again."""
@@ -272,6 +283,7 @@ class Builder:
             while not self._hierarchy.remove_run() and time.monotonic() < deadline:
                 time.sleep(_REMOVAL_PAUSE / 4)
         self._hierarchy.leave()
+        self._scratch.end()
         self._workspace.remove()
 
 

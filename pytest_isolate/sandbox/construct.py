@@ -91,7 +91,13 @@ class Construction:
     scripts: InitScripts
 
     def build(
-        self, spec: Spec, plan: Plan, group: str = "", network: int | None = None, born: Callable[[int], None] = lambda _: None
+        self,
+        spec: Spec,
+        plan: Plan,
+        group: str = "",
+        network: int | None = None,
+        born: Callable[[int], None] = lambda _: None,
+        scratch: str = "",
     ) -> Built:
         """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
 
@@ -99,21 +105,28 @@ class Construction:
             group: its directory in the v2 tree, empty if it has none.
             born: called with init's pid as soon as it is there, with its namespaces, and sets itself up.
             network: fd of the network namespace to be in, of a sandbox that exists; None: one of its own, or the builder's.
+            scratch: a directory for its writes, where they go to a disk.
         """
         script = self.scripts.of(spec, plan) if network is None else None
         try:
-            return self._build(spec, plan, group, script, network, born)
+            return self._build(spec, plan, (group, scratch), script, network, born)
         except SetupError:
             if script is None or not script.not_executed:
                 raise
         self.scripts.give_up()
-        return self._build(spec, plan, group, None, network, born)
+        return self._build(spec, plan, (group, scratch), None, network, born)
 
     def _build(
-        self, spec: Spec, plan: Plan, group: str, script: InitScript | None, network: int | None, born: Callable[[int], None]
+        self,
+        spec: Spec,
+        plan: Plan,
+        own: tuple[str, str],
+        script: InitScript | None,
+        network: int | None,
+        born: Callable[[int], None],
     ) -> Built:
         with _Pipe() as go, _Pipe() as status:
-            built = self._clone_init(spec, plan, group, script, go, status, network)
+            built = self._clone_init(spec, plan, own, script, go, status, network)
             try:
                 setns(self.namespace, CLONE_NEWNS)
                 status.close_write()
@@ -135,7 +148,14 @@ class Construction:
         return built
 
     def _clone_init(
-        self, spec: Spec, plan: Plan, group: str, script: InitScript | None, go: _Pipe, status: _Pipe, network: int | None
+        self,
+        spec: Spec,
+        plan: Plan,
+        own: tuple[str, str],
+        script: InitScript | None,
+        go: _Pipe,
+        status: _Pipe,
+        network: int | None,
     ) -> Built:
         """Init, waiting for `go`; the caller is left in the sandbox's copy of its mount namespace."""
         namespaces = ALL if spec.net.own else ALL & ~CLONE_NEWNET
@@ -143,7 +163,7 @@ class Construction:
         upper = -1
         try:
             _step("unshare mount namespace", unshare, CLONE_NEWNS)
-            servers = self.root.apply_outside(plan, group)
+            servers = self.root.apply_outside(plan, *own)
             upper = os.open(UPPER, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             if script is not None:
                 pid, pidfd = _step("clone init", script.start, namespaces, go.read, go.write, status.write)

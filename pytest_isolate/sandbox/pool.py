@@ -151,7 +151,7 @@ class Pool:
 
             here = self._cwd or _directory()
             spec = replace(spec, project=project_of(here, here))
-        if not spec.rootfs or spec.stack is not None:
+        if not (spec.rootfs or spec.upper == "disk") or spec.stack is not None or spec.scratch:
             return spec
         if self._roots is None:
             from pytest_isolate.sandbox.roots import Roots

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pytest_isolate.model.errors import IsolateError, SetupError
+from pytest_isolate.model.errors import IsolateError, SetupError, SpecError
 from pytest_isolate.model.image import Code, ImageConfig, Source, Stack
 from pytest_isolate.model.spec import Env, Spec
 
 if TYPE_CHECKING:
-    from pytest_isolate.images.progress import Progress
-    from pytest_isolate.images.store import Store
+    from pytest_isolate.images.store import Progress, Store
 
 __all__ = ["FindCode", "Roots"]
 
@@ -56,7 +55,7 @@ class Roots:
         return self._store
 
     def resolved(self, spec: Spec, find_code: FindCode | None = None) -> Spec:
-        """`spec` with its stack.
+        """`spec` with its stack, and a place for its writable layer.
 
         Args:
             find_code: says what of the host a test needs on these layers; None: programs run there, as the image has them.
@@ -64,6 +63,13 @@ class Roots:
         Raises:
             IsolateError: an image can't be imported, a layer isn't there, a test can't be run on them.
         """
+        if spec.upper == "disk":
+            spec = replace(spec, scratch=os.path.join(self.store.path, "uppers"))
+        if not spec.rootfs:
+            return spec
+        for source in spec.rootfs:
+            if source.kind in ("recipe", "fixture"):
+                raise SpecError("rootfs", f"{source} means something in a test of pytest's alone", "the other forms of rootfs=")
         stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self._progress))
         if stack.host:
             return replace(spec, stack=stack)

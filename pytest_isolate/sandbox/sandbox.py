@@ -295,7 +295,7 @@ class Sandbox:
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
             usage = replace(usage, **traffic)
-        if (disk := self._disk()) is not None:
+        if self.spec.upper == "tmpfs" and (disk := self._disk()) is not None:
             usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
         return usage
 
@@ -315,6 +315,16 @@ class Sandbox:
         (fd,) = self._pool.ask("changes", number, {})["fds"]
         with open(fd, encoding="ascii") as file:
             return Changes.from_json(json.load(file))
+
+    def written(self) -> list[tuple[str, int]]:
+        """Where it wrote, as overlayfs keeps it: the path of each overlay, and a descriptor (O_PATH) of its upper directory, the caller's to close.
+
+        Raises:
+            SandboxGone: it is given back, or its builder was killed.
+        """
+        assert self._pool is not None
+        answer = self._pool.ask("written", self.number, {})
+        return list(zip(answer["trees"], answer["fds"], strict=True))
 
     @property
     def sampler(self) -> Callable[[], None] | None:
@@ -349,7 +359,7 @@ class Sandbox:
             oom_kills=kills,
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
-            disk_full=disk is not None and disk.f_bfree == 0,
+            disk_full=disk is not None and disk.f_bavail == 0,
             refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
 

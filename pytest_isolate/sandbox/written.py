@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from pytest_isolate.model.changes import Changes
 from pytest_isolate.rootfs.changes import changes, points_of, trees_of
 from pytest_isolate.sandbox.construct import Built
 
-__all__ = ["changes_of", "in_memory"]
+__all__ = ["changes_of", "directories_of", "in_memory"]
 
 
 def changes_of(built: Built, workspace: str) -> Changes:
     """What it wrote so far; the caller is in the mount namespace that `workspace` was prepared in. Raises OSError."""
     return changes(built.upper, trees_of(built.plan, workspace), points_of(built.plan))
+
+
+def directories_of(built: Built) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """``trees``: the path of each of its overlays, and a descriptor (O_PATH) for each of what it wrote there. Raises OSError."""
+    trees = sorted(trees_of(built.plan, ""), key=lambda tree: tree.path)
+    opened: list[int] = []
+    try:
+        for tree in trees:
+            opened.append(os.open(str(tree.number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=built.upper))
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return {"trees": [tree.path for tree in trees]}, tuple(opened)
 
 
 def in_memory(found: Changes) -> int:

@@ -160,3 +160,58 @@ with box(rootfs=parse_key("rootfs", {str(layers / "root")!r}, "/"), hide=("/nowh
 
 def test_a_user_of_the_image(caller: Caller, layers: Path):
     assert run(caller, [str(layers / "root")], "id -u; id -g", user=33)[0].split() == ["33", "33"]
+
+
+@pytest.mark.parametrize("kind", ["host", "root"])
+def test_upper_on_a_disk_takes_the_writes_and_is_removed(caller: Caller, layers: Path, kind: str):
+    rootfs = ["host"] if kind == "host" else [str(layers / "root")]
+    told = caller.run(
+        f"""
+path = {str(caller.directory)!r}
+rootfs = parse_key("rootfs", {rootfs!r}, "/")
+with box(rootfs=rootfs, upper="disk") as opened:
+    command = f"mkdir -p '{{path}}' && cd '{{path}}' && dd if=/dev/zero of=big bs=1M count=20 2>&1 >/dev/null | tail -c 0; stat -c %s big; cat /proc/self/mountinfo"
+    out = opened.run(["/bin/sh", "-c", command]).stdout.decode()
+    store = os.environ["XDG_DATA_HOME"] + "/pytest-isolate/uppers"
+    sizes = [os.path.getsize(os.path.join(place, name)) for place, _, names in os.walk(store) for name in names] if os.geteuid() == 0 else None
+    tell([out.splitlines()[0], sizes, opened.usage().disk_written_bytes, [change.path for change in opened.changes() if change.path.endswith("/big")]])
+""",
+        env={"XDG_DATA_HOME": str(caller.directory / "data")},
+    )
+    assert told[0] == str(20 << 20)
+    assert told[1] in (None, [20 << 20])
+    assert told[2] is None
+    assert told[3] == [f"{caller.directory}/big"]
+    assert not (caller.directory / "big").exists()
+    assert not list((caller.directory / "data/pytest-isolate").glob("uppers/**/big"))
+    assert not (caller.directory / "data/pytest-isolate/uppers").exists()
+
+
+def test_upper_of_a_killed_run_is_removed_by_the_next(caller: Caller, layers: Path):
+    env = {"XDG_DATA_HOME": str(caller.directory / "data")}
+    killed = caller.process(
+        """
+import signal
+with box(upper="disk") as opened:
+    opened.run(["/bin/sh", "-c", f"echo x > '{os.getcwd()}/left'"])
+    builder = POOL.launch().pid
+    print(builder, flush=True)
+    os.kill(builder, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        env=env,
+    )
+    assert killed.returncode == -9
+    uppers = caller.directory / "data/pytest-isolate/uppers"
+    assert len(list(uppers.iterdir())) == 1
+    caller.run("with box(upper='disk') as opened: tell(1)", env=env)
+    assert not uppers.exists()
+
+
+def test_cap_of_a_disk_is_a_contradiction(caller: Caller):
+    done = caller.python("-m", "pytest_isolate", "run", "--upper=disk", "--disk=1MiB", "--", "true")
+    assert done.returncode == 2
+    assert (
+        'disk+upper: disk=1.0 MiB caps a tmpfs, and a directory on a disk has no cap of its own; accepted: upper="tmpfs", or no disk='
+        in done.stderr
+    )

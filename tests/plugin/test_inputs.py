@@ -570,3 +570,19 @@ def test_sees():
     assert sorted(os.listdir(ROOT)) == ["conftest.py", "src", "tests"]
 """
     passed(roots.test(body), passed=1)
+
+
+def test_writes_of_inputs_go_to_the_disk_where_asked(project: Project) -> None:
+    body = """
+@pytest.mark.isolate(inputs=["src", "large.bin"], upper="disk")
+def test_writes():
+    for name in ("src/pkg/code.py", "large.bin", "new.txt"):
+        with open(ROOT / name, "a") as file:
+            file.write("inside")
+    assert (ROOT / "large.bin").read_text().endswith("inside")
+"""
+    before = listing(project.path)
+    passed(project.test(body, f"--isolate-store={project.path}/store"), passed=1)
+    assert {name: text for name, text in listing(project.path).items() if not name.startswith("store/")} == {
+        **before, "tests/test_it.py": (project.path / "tests/test_it.py").read_bytes()
+    }  # fmt: skip

@@ -19,7 +19,7 @@ from pytest_isolate.model.net import Net
 from pytest_isolate.model.parse import parse_key, parse_keys
 from pytest_isolate.model.spec import IoLimit, Spec
 
-FOUND = ("stack", "code", "project")
+FOUND = ("scratch", "stack", "code", "project")
 """What others find out about a spec, and nobody types."""
 
 

@@ -1,0 +1,164 @@
+"""The process that unpacks, copies, reads and removes layers: a fresh interpreter, in a user namespace where the caller isn't root.
+
+It may be killed at any moment: what it makes lies in a directory of `tmp/` until its caller renames it. It ends with its caller,
+by SIGKILL too (a thread polls the caller's pidfd).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from pytest_isolate.images.compression import Limits, Pipeline
+from pytest_isolate.images.copying import copy_tree, entries_of
+from pytest_isolate.images.lower import Lower
+from pytest_isolate.images.owners import Owners
+from pytest_isolate.images.removal import remove
+from pytest_isolate.images.tree import Notes
+from pytest_isolate.images.tree_record import Entry, differences, digest, lines
+from pytest_isolate.images.unpack import unpack
+from pytest_isolate.kernel.channel import Channel
+from pytest_isolate.kernel.fresh_interpreter import ignore_terminal
+from pytest_isolate.machine.user_namespace import enter_user_namespace
+from pytest_isolate.model.errors import ImageError, IsolateError
+
+__all__ = ["main"]
+
+_DEEPEST: Final = 20_000
+"""Directories in each other: two functions for each."""
+_REPORTED: Final = 0.1
+"""Seconds between two reports of progress."""
+_BATCH: Final = 200
+
+
+def main(arguments: list[str]) -> None:
+    """See `kernel.fresh_interpreter`."""
+    ignore_terminal()
+    channel = Channel(socket.socket(fileno=int(arguments[0])))
+    caller = int(arguments[1])
+    sys.setrecursionlimit(_DEEPEST)
+    os.umask(0)
+    try:
+        uid, gid = os.geteuid(), os.getegid()
+        owners = Owners.of(enter_user_namespace(), uid, gid)
+    except IsolateError as error:
+        channel.send({"error": error.to_json()})
+        return
+    threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
+    channel.send({"owners": owners.to_json()})
+    worker = _Worker(channel, owners)
+    while (received := channel.receive()) is not None:
+        message, fds = received
+        try:
+            answer = worker.operations[message.pop("op")](*fds, **message)
+        except IsolateError as error:
+            answer = {"error": error.to_json()}
+        except OSError as error:
+            about = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            answer = {"error": ImageError(f"{about}{error.strerror or error}").to_json()}
+        finally:
+            for fd in fds:
+                os.close(fd)
+        channel.send(answer)
+
+
+def _end_with(caller: int) -> None:
+    select.select([caller], [], [])
+    os._exit(1)
+
+
+class _Worker:
+    def __init__(self, channel: Channel, owners: Owners) -> None:
+        self._channel, self._owners = channel, owners
+        self._told = 0.0
+        self.operations: dict[str, Callable[..., dict[str, Any]]] = {
+            "unpack": self._unpack,
+            "copy": self._copy,
+            "verify": self._verify,
+            "remove": self._remove,
+        }
+
+    def _tell(self, done: int) -> None:
+        if (now := time.monotonic()) - self._told >= _REPORTED:
+            self._told = now
+            self._channel.send({"done": done})
+
+    def _unpack(
+        self,
+        archive: int,
+        target: int,
+        *,
+        offset: int,
+        size: int,
+        below: list[str],
+        limits: list[int],
+        expected: str,
+        digest: str,
+    ) -> dict[str, Any]:
+        """Fill `target`/diff. `expected` is the diff id and `digest` that of the blob; empty: not known."""
+        bounds = Limits(*limits)
+        notes = Notes()
+        pipeline = Pipeline(archive, offset, size, bounds, self._tell)
+        root = _made(target)
+        try:
+            lower = Lower(below, self._owners.attribute)
+            done = unpack(pipeline, root, lower, self._owners, notes, bounds, strict=not expected)
+        finally:
+            os.close(root)
+        for what, wanted, got in (("its digest", digest, done.digest), ("its diff id", expected, done.diff_id)):
+            if wanted and wanted != got:
+                raise ImageError(
+                    f"digest mismatch: {what} is sha256:{wanted}, its content has sha256:{got}", "get the image again"
+                )
+        return self._described(target, done.entries, notes, diff_id=done.diff_id, size=done.size)
+
+    def _copy(self, source: int, target: int) -> dict[str, Any]:
+        """Fill `target`/diff with what is in the directory `source`."""
+        notes = Notes()
+        root = _made(target)
+        try:
+            entries = copy_tree(source, root, self._owners, notes, self._tell)
+        finally:
+            os.close(root)
+        return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
+
+    def _described(self, target: int, entries: dict[bytes, Entry], notes: Notes, **more: Any) -> dict[str, Any]:
+        """Write down what is in `target`/diff beside it."""
+        made = list(lines(entries))
+        fd = os.open("tree", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(made)
+        return {"tree": digest(made), "entries": len(entries), "notes": notes.sentences(), **more}
+
+    def _verify(self, layer: int, *, tree: str) -> dict[str, Any]:
+        """Compare `layer`/diff with what was written down, whose digest is `tree`."""
+        fd = os.open("tree", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer)
+        with os.fdopen(fd, "rb") as file:
+            before = file.readlines()
+        found = [] if digest(before) == tree else ["the layer's own list of files: altered"]
+        root = os.open("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer)
+        try:
+            after = list(lines(entries_of(root, self._owners, self._tell)))
+        finally:
+            os.close(root)
+        if digest(after) != digest(before):
+            found += differences(before, after)
+        for at in range(0, len(found), _BATCH):
+            self._channel.send({"altered": found[at : at + _BATCH]})
+        return {"tree": digest(after)}
+
+    def _remove(self, parent: int, *, name: str) -> dict[str, Any]:
+        remove(os.fsencode(name), parent)
+        return {}
+
+
+def _made(target: int) -> int:
+    """An fd of a new directory diff in `target`."""
+    os.mkdir("diff", 0o700, dir_fd=target)
+    return os.open("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
