@@ -7,6 +7,7 @@ cluster to itself, without a copy.
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -83,5 +84,5 @@ def database(cluster):
     assert (cluster / "data").is_dir()
     server = started()
     yield sql
-    server.kill()
+    server.send_signal(signal.SIGINT)
     server.wait()

@@ -28,6 +28,8 @@ __all__ = ["Place", "default_path"]
 VERSION: Final = 1
 _UNFINISHED: Final = "tmp"
 _PARTS: Final = ("layers", "images", "kept", "locks", _UNFINISHED)
+_BESIDE: Final = ("runtime", "uppers")
+"""What others keep here: `runtime`, and writable layers on a disk."""
 _HEADER: Final = "store.json"
 _HALF: Final = ".half-"
 
@@ -91,7 +93,7 @@ class Place:
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             if not os.path.exists(f"{self.path}/{_HEADER}"):
-                if any(not name.startswith(_HALF) for name in os.listdir(self.path)):
+                if any(not name.startswith(_HALF) and name not in _BESIDE for name in os.listdir(self.path)):
                     raise ImageError(
                         f"{self.path} is no layer store, and not empty", "name an empty directory, or one that isn't there"
                     )

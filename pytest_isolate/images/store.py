@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ class Store:
         self.place = Place(self.path)
         self._limits = Limits(size=max_layer)
         self._held = Held()
+        self._borrowed: dict[str, ExitStack] = {}
 
     def resolve(self, sources: Sequence[Source], progress: Callable[[Progress], None] | None = None) -> Stack:
         """Directories for `sources`, bottom to top. Its layers stay held until `close`.
@@ -137,6 +138,50 @@ class Store:
             self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
             return kept
 
+    def gather(self, parts: Sequence[tuple[str, int]], base: Sequence[str], about: Mapping[str, Any], *, key: str) -> str:
+        """As `add`, of a sandbox with more overlays than one: each has a path and the descriptor of its upper directory.
+
+        Returns:
+            The layer's directory.
+        """
+        with Worker() as worker:
+            self.place.open(worker.owners)
+            self.place.sweep(worker)
+            with self.place.scratch(worker) as (path, target):
+                answer = _gathered(worker, target, parts)
+                name = str(about.get("name", ""))
+                parents = [chain for each in base if (chain := self._chain_at(each))]
+                chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
+        self._held.take(self.place.layer(chain))
+        kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")
+        self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
+        return kept.directory
+
+    def borrow(self, parts: Sequence[tuple[str, int]]) -> str:
+        """A layer of `parts` that is nobody else's, until `give_back` or `close`. Returns its directory."""
+        with ExitStack() as stack:
+            worker = stack.enter_context(Worker())
+            self.place.open(worker.owners)
+            self.place.sweep(worker)
+            path, target = stack.enter_context(self.place.scratch(worker))
+            _gathered(worker, target, parts)
+            directory = f"{path}/diff"
+            self._borrowed[directory] = stack.pop_all()
+        return directory
+
+    def give_back(self, directory: str) -> None:
+        """Remove what `borrow` gave."""
+        self._borrowed.pop(directory).close()
+
+    @contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """Whoever makes the layer of `key` does it alone."""
+        if not self.place.exists():
+            with Worker() as worker:
+                self.place.open(worker.owners)
+        with self.place.lock(f"kept-{_hash(key)}"):
+            yield
+
     def find(self, key: str) -> str | None:
         """The directory of the layer that was kept under `key`, held; None: there is none, or it was removed."""
         kept = self.kept(key)
@@ -183,6 +228,8 @@ class Store:
 
     def close(self) -> None:
         """Hold no layer any more."""
+        while self._borrowed:
+            self._borrowed.popitem()[1].close()
         self._held.release()
 
     def __enter__(self) -> Self:
@@ -190,6 +237,24 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]]) -> dict[str, Any]:
+    """Those of `parts` that have something, copied by `worker`; an O_PATH descriptor will do for it."""
+    opened: list[int] = []
+    paths: list[str] = []
+    try:
+        for path, fd in parts:
+            readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.append(readable)
+            if os.listdir(readable):
+                paths.append(path)
+            else:
+                os.close(opened.pop())
+        return worker.ask("gather", (target, *opened), paths=paths)
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def _listed(directory: str) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from pytest_isolate.images.compression import Limits, Pipeline
@@ -80,6 +82,7 @@ class _Worker:
         self.operations: dict[str, Callable[..., dict[str, Any]]] = {
             "unpack": self._unpack,
             "copy": self._copy,
+            "gather": self._gather,
             "verify": self._verify,
             "remove": self._remove,
         }
@@ -128,6 +131,23 @@ class _Worker:
             os.close(root)
         return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
 
+    def _gather(self, target: int, *sources: int, paths: list[str]) -> dict[str, Any]:
+        """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them."""
+        notes = Notes()
+        root = _made(target)
+        try:
+            os.fchmod(root, 0o755)
+            for source, path in zip(sources, paths, strict=True):
+                place = _below(root, path)
+                try:
+                    copy_tree(source, place, self._owners, notes, self._tell)
+                finally:
+                    os.close(place)
+            entries = entries_of(root, self._owners)
+        finally:
+            os.close(root)
+        return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
+
     def _described(self, target: int, entries: dict[bytes, Entry], notes: Notes, **more: Any) -> dict[str, Any]:
         """Write down what is in `target`/diff beside it."""
         made = list(lines(entries))
@@ -156,6 +176,22 @@ class _Worker:
     def _remove(self, parent: int, *, name: str) -> dict[str, Any]:
         remove(os.fsencode(name), parent)
         return {}
+
+
+def _below(root: int, path: str) -> int:
+    """An fd of the directory `path` below `root`, made where it isn't there, with the host's mode where that has one."""
+    fd = os.dup(root)
+    at = ""
+    for name in path.strip("/").split("/") if path.strip("/") else ():
+        at += f"/{name}"
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=fd)
+            with suppress(OSError):
+                os.chmod(name, stat.S_IMODE(os.stat(at).st_mode), dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    return fd
 
 
 def _made(target: int) -> int:

@@ -155,7 +155,7 @@ def _paths(value: Any, base: str) -> tuple[str, ...]:
 
 
 def _rootfs(value: Any, base: str) -> tuple[Source, ...]:
-    entries = [value] if isinstance(value, (str, os.PathLike)) else value
+    entries = [value] if isinstance(value, (str, os.PathLike, Source)) or hasattr(value, "isolate_source") else value
     if not isinstance(entries, Sequence) or not entries:
         raise ValueError(f"{shown(value)} is neither a path nor a list")
     sources = [_source(entry, base) for entry in entries]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 
 from pytest_isolate.plugin import bare_imports, conflict, marks, settings, terminal, watch  # the first loads the others
-from pytest_isolate.plugin.fixtures import isolate_box, isolate_factory
+from pytest_isolate.plugin.fixtures import isolate_box, isolate_factory, isolate_layer
 from pytest_isolate.plugin.options import pytest_addoption
 
-__all__ = ["bare_imports", "isolate_box", "isolate_factory", "pytest_addoption", "pytest_configure"]
+__all__ = ["bare_imports", "isolate_box", "isolate_factory", "isolate_layer", "pytest_addoption", "pytest_configure"]
 
 conflict.refuse()
 

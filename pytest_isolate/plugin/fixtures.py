@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_isolate.plugin.factory import Factory
     from pytest_isolate.plugin.protocol import Protocol
 
-__all__ = ["Box", "factory_key", "host_port", "isolate_box", "isolate_factory", "protocol_key"]
+__all__ = ["Box", "factory_key", "host_port", "isolate_box", "isolate_factory", "isolate_layer", "protocol_key"]
 
 protocol_key: Final[pytest.StashKey[Protocol]] = pytest.StashKey()
 """On ``config.stash`` of a run that isolates something."""
@@ -88,6 +88,14 @@ def isolate_box(request: pytest.FixtureRequest) -> Box | None:
             "runs in the pytest process, because that one, or one that requests it, asks for isolate_factory"
         )
     return Box(child.spec, child) if child is not None else None
+
+
+@pytest.fixture(scope="session")
+def isolate_layer() -> Callable[..., Any]:
+    """Makes layers for rootfs=, as pytest_isolate.isolate_layer does: for fixtures whose layers depend on other fixtures."""
+    from pytest_isolate.plugin import recipe
+
+    return recipe.isolate_layer
 
 
 @pytest.fixture(scope="session")

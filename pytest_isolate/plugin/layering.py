@@ -42,6 +42,11 @@ class Layering:
 
     def __init__(self, supply: Supply, roots: Roots) -> None:
         self._supply, self._roots = supply, roots
+        self._directories: dict[str, str] = {}
+
+    def is_made(self, source: Source) -> bool:
+        """Whether the layer of a recipe was looked up or made in this run."""
+        return source.path in self._directories
 
     def expanded(self, sources: Sequence[Source]) -> tuple[Source, ...]:
         """`sources` with each recipe made: at the bottom with all that it needs below it, above that its own layer alone.
@@ -56,7 +61,9 @@ class Layering:
                 continue
             recipe = known(source)
             base = self.expanded(recipe.base) or (Source("host"),)
-            layer = Source("directory", self._made(recipe, base))
+            if source.path not in self._directories:
+                self._directories[source.path] = self._made(recipe, base)
+            layer = Source("directory", self._directories[source.path])
             found += [layer] if place else [*base, layer]
         return tuple(found)
 
@@ -79,7 +86,9 @@ class Layering:
                     _run(box, step, recipe)
                 if recipe.function is not None:
                     call_inside(box, recipe.function, f"layer {recipe.name!r} of {recipe.place}")
-                return self._kept(box, key, recipe.name)
+                about = {"name": recipe.name, "place": recipe.place}
+                under = [*(["host"] if below.host else []), *below.directories]
+                return self._kept(box, lambda parts: store.gather(parts, under, about, key=key))
             finally:
                 box.release()
 
@@ -92,16 +101,16 @@ class Layering:
         box = self._supply.acquire(self._supply.rooted(spec)).box
         try:
             value = call_inside(box, call, what)
-            return value, self._kept(box, "", what)
+            return value, self._kept(box, self._roots.store.borrow)
         finally:
             box.release()
 
-    def _kept(self, box: Sandbox, key: str, name: str) -> str:
+    def _kept(self, box: Sandbox, keep: Callable[[list[tuple[str, int]]], str]) -> str:
         box.kill()  # what is left in it would go on writing
         box.ended(_END)
         parts = box.written()
         try:
-            return self._roots.store.add(parts, key, name)
+            return keep(parts)
         finally:
             for _, fd in parts:
                 with suppress(OSError):

@@ -78,7 +78,7 @@ def _taken(request: pytest.FixtureRequest, call: Callable[[], Any]) -> Any:
 
     def forget() -> None:
         kept.pop(name, None)
-        supply.roots.store.drop(layer)
+        supply.roots.store.give_back(layer)
 
     request.addfinalizer(forget)
     return value

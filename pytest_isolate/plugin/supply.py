@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -71,7 +72,9 @@ class Supply:
     def _rooted(self, specs: Iterable[Spec]) -> Iterator[Spec]:
         for spec in specs:
             with suppress(IsolateError):  # the test itself is told
-                yield self.rooted(spec)
+                # Making a layer takes a sandbox itself, and its time: not before a test waits for it.
+                if all(source.kind != "recipe" or self._layering.is_made(source) for source in spec.rootfs):
+                    yield self.rooted(spec)
 
     def rooted(self, spec: Spec, *, code: bool = True, shown: Sequence[str] = ()) -> Spec:
         """A spec with what its ``rootfs=`` comes to.
@@ -99,7 +102,7 @@ class Supply:
         """Where layers are kept and looked up."""
         return self._roots
 
-    @property
+    @cached_property
     def _layering(self) -> Layering:
         from pytest_isolate.plugin.layering import Layering
 
