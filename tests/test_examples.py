@@ -93,7 +93,7 @@ def test_database_from_a_snapshot_passes(copy: Path, how: str):
         result = run_pytest(copy, "postgres", f"--isolate-store={copy}/store")
     else:
         with user_directory({path.name: path.read_text() for path in (copy / "postgres").glob("*.py")}) as place:
-            result = pytest_as_user(f"--isolate-store={place}/store", cwd=place, env={"PATH": os.environ["PATH"]})
+            result = pytest_as_user(f"--isolate-store={place}/store", cwd=place)
     assert "4 passed" in result.stdout, result.stdout + result.stderr
     assert "left behind" not in result.stdout
     assert not Path("/var/tmp/isolate-example-postgres").exists()
