@@ -178,7 +178,6 @@ def test_ci_runs_the_readme_commands_as_they_are_written():
 def test_every_example_is_listed_and_every_listed_one_exists():
     examples = ROOT / "examples"
     listed = set(re.findall(r"\]\(([\w/]+\.py)\)", (examples / "README.md").read_text(encoding="utf-8")))
-    listed = {"cluster/conftest.py" if name.endswith("conftest.py") else name for name in listed}
     assert listed == {str(path.relative_to(examples)) for path in examples.rglob("*.py") if "__pycache__" not in path.parts}
 
 
