@@ -70,7 +70,11 @@ def options() -> str:
 def ini() -> str:
     rows = [(code(name), kind, re.sub(r"--[\w-]+", lambda option: code(option[0]), text)) for name, kind, text in INI]
     rows.append(
-        (code("isolate_KEY"), "string", "as `--isolate-KEY`; `isolate_writable`, `isolate_hide` and `isolate_inputs` args, `isolate_env` linelist")
+        (
+            code("isolate_KEY"),
+            "string",
+            "as `--isolate-KEY`; `isolate_writable`, `isolate_hide` and `isolate_inputs` args, `isolate_env` linelist",
+        )
     )
     return table(("key", "type", "meaning"), rows)
 

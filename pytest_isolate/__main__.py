@@ -1,4 +1,4 @@
-"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, and `doctor`."""
+"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `doctor`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
+from pytest_isolate.images import command as layers
 from pytest_isolate.model.errors import IsolateError, SpecError
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
+from pytest_isolate.model.net import Net
 from pytest_isolate.model.parse import parse_keys
 from pytest_isolate.model.project import outside
 from pytest_isolate.model.spec import Spec, absent, contradictions
@@ -36,28 +38,36 @@ _PYTEST_ONLY: Final = ("fixtures", "forward")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status of `run`: the command's own; 128 + N if signal N ended it; 124 timeout, 125 no sandbox, as timeout(1), docker.
+    """Exit status of `run` and `shell`: the command's own; 128 + N if signal N ended it; 124 timeout, 125 no sandbox, as timeout(1), docker.
 
-    Of `doctor`: 0 if a bare ``@pytest.mark.isolate`` works, else 1. Of both: 2 for what can't be meant.
+    Of `doctor`: 0 if a bare ``@pytest.mark.isolate`` works, else 1. Of all: 2 for what can't be meant.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.subcommand == "doctor":
         return _doctor(options)
+    if options.subcommand == "layers":
+        return layers.run(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if options.subcommand == "shell":
+        return _shell(options, command)
     if not command:
         parser.error("run needs a command: pytest-isolate run -- COMMAND")
     try:
         spec = _spec(options)
     except ExceptionGroup as group:
         for error in group.exceptions:
-            print(f"pytest-isolate: {error}", file=sys.stderr)
+            _say(error)
         return _USAGE_ERROR
+    if options.keep and (why := _refused(options.keep)):
+        _say(f"command line: --keep: {why}")
+        return _USAGE_ERROR
+    pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
     try:
-        return _run(spec, command, options)
+        return _run(Sandbox(spec, pool=pool), pool, command, usage=options.usage, keep=options.keep)
     except IsolateError as error:
-        print(f"pytest-isolate: {error}", file=sys.stderr)
+        _say(error)
         return _NOT_BUILT
 
 
@@ -81,12 +91,72 @@ def _parser() -> argparse.ArgumentParser:
         help="how a bridge network reaches the outside",
     )
     run.add_argument("--usage", action="store_true", help="print what it used to standard error")
+    run.add_argument("--keep", metavar="DIR", help="make DIR of the files that it wrote, for shell, or to be mounted as layers")
     run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
+    _add_shell(commands)
     about = "Try out what this machine can give, and say what to type where it can't."
     doctor = commands.add_parser("doctor", help="what this machine can give, and what to type where it can't", description=about)
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
+    layers.add_parser(commands)
     return parser
+
+
+def _add_shell(commands: Any) -> None:
+    about = "Open the files that a test or command wrote again, in a sandbox like its own. What is changed there is thrown away."
+    shell = commands.add_parser("shell", help="a shell in the files that a test wrote", description=about)
+    shell.add_argument("kept", metavar="NODEID|DIR", help="the test, of a run with --isolate-keep, or the directory")
+    shell.add_argument(
+        "--keep-to", metavar="DIR", help="where to look for tests: the --isolate-keep-to of the run (default: pytest's cache)"
+    )
+    shell.add_argument("--remove", action="store_true", help="remove the kept files instead, also those of subordinate ids")
+    shell.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for run")
+    shell.add_argument("command", nargs=argparse.REMAINDER, help="what to run instead of $SHELL, after --")
+
+
+def _shell(options: argparse.Namespace, command: list[str]) -> int:
+    from pytest_isolate.sandbox import kept_directories
+
+    try:
+        kept = kept_directories.find(
+            options.kept, [options.keep_to] if options.keep_to else list(kept_directories.bases(os.getcwd()))
+        )
+        if options.remove:
+            kept_directories.remove(kept)
+            return 0
+    except (IsolateError, OSError) as error:
+        _say(error)
+        return _USAGE_ERROR
+    # A time limit is for tests; the sandbox whose network it was in is gone.
+    spec = replace(kept.spec, timeout=None, net=Net() if kept.spec.net.container else kept.spec.net)
+    places = [place for place in kept.places if os.path.isdir(place)]
+    pool = Pool(places=lambda: places, cgroup=options.cgroup, cwd=kept.cwd, depth=0)
+    try:
+        box = Sandbox(spec, pool=pool, kept=kept.path)
+        return _run(box, pool, command or [os.environ.get("SHELL") or "/bin/sh"], cwd=kept.cwd)
+    except IsolateError as error:
+        _say(error)
+        return _NOT_BUILT
+
+
+def _refused(directory: str) -> str:
+    """Why nothing can be kept at `directory`; empty if it can."""
+    from pytest_isolate.sandbox.kept_directories import refusal
+
+    try:
+        if os.listdir(directory):
+            return f"{directory} isn't empty; accepted: a directory that is empty, or that isn't there"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    place = os.path.dirname(os.path.abspath(directory))
+    why = refusal(place)
+    return f"nothing can be kept in {place}: {why}" if why else ""
+
+
+def _say(what: object) -> None:
+    print(f"pytest-isolate: {what}", file=sys.stderr)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -99,7 +169,7 @@ def _doctor(options: argparse.Namespace) -> int:
     try:
         report = examine(options.cgroup)
     except SpecError as error:
-        print(f"pytest-isolate: {error}", file=sys.stderr)
+        _say(error)
         return _USAGE_ERROR
     cache.store(report, key)
     if options.json:
@@ -144,29 +214,44 @@ def _print_network(box: Sandbox, notes: Sequence[str]) -> None:
         print(f"pytest-isolate: published {host}:{host_port} -> {port}/{protocol}", file=sys.stderr)
 
 
-def _run(spec: Spec, command: list[str], options: argparse.Namespace) -> int:
-    pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
+def _run(
+    box: Sandbox, pool: Pool, command: list[str], *, usage: bool = False, keep: str | None = None, cwd: str | None = None
+) -> int:
+    spec = box.spec
     try:
-        with Sandbox(spec, pool=pool) as box:
+        with box:
             _print_network(box, pool.notes)
             started = time.monotonic()
             with _forwarding() as forward_to:
                 try:
-                    process = box.popen(command, foreground=True)
+                    process = box.popen(command, foreground=True, cwd=cwd)
                 except OSError as error:
                     print(f"pytest-isolate: {error.filename}: {error.strerror}", file=sys.stderr)
                     return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
                 forward_to(process)
                 status = _wait(box, process, spec.timeout)
             left = box.processes()
-            usage = replace(box.usage(), wall_seconds=time.monotonic() - started, leaked_processes=len(left))
+            used = replace(box.usage(), wall_seconds=time.monotonic() - started, leaked_processes=len(left))
             for info in left:
                 print(f"pytest-isolate: left behind: {info}", file=sys.stderr)
-            if options.usage:
-                _print_usage(usage)
+            if usage:
+                _print_usage(used)
+            if keep and not _keep(box, keep):
+                return status or 1
     finally:
         pool.close()
     return 1 if status == 0 and left and spec.leak == "fail" else status
+
+
+def _keep(box: Sandbox, directory: str) -> bool:
+    """Whether it could be done."""
+    try:
+        changes = box.keep(directory, {"cwd": os.getcwd()})
+    except (IsolateError, OSError) as error:
+        _say(error)
+        return False
+    _say(f"{len(changes)} changed paths kept in {os.path.abspath(directory)}")
+    return True
 
 
 def _wait(box: Sandbox, process: Process, timeout: float | None) -> int:

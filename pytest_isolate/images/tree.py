@@ -16,13 +16,10 @@ from typing import Final
 
 from pytest_isolate.images.lower import Lower
 from pytest_isolate.images.owners import Owners
-from pytest_isolate.images.tree_record import Entry
+from pytest_isolate.images.tree_record import LABEL, Entry
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["LABEL", "Directory", "Notes", "Tree"]
-
-LABEL: Final = "security.selinux"
-"""The system's, not the image's: it is given to each new file."""
+__all__ = ["Directory", "Notes", "Tree"]
 
 _OPEN_DIRECTORIES: Final = 200
 _MOST_LINKS: Final = 40

@@ -7,7 +7,6 @@ test is in.
 from __future__ import annotations
 
 import os
-import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -81,7 +80,7 @@ class Attempt:
         self.usage = Usage()
         self.verdict: Verdict | None = None
         self.network = ContactList(box)
-        self.written = Written(item, box)
+        self.written = Written(item, box, outside.keeping)
         self.stack = ""
         self.teardown_began = False
         self._box = box
@@ -296,10 +295,9 @@ class Attempt:
                 with nullcontext() if frame["held"] else private.without_capture(config):
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
-            case "usage":
-                self._answer({"usage": self._box.usage().to_json(), "id": frame["id"]})
-            case "changes":
-                self._answer({"id": frame["id"], **self.written.told()})
+            case "usage" | "changes" as what:
+                told = self.written.told() if what == "changes" else {"usage": self._box.usage().to_json()}
+                self._answer({"id": frame["id"], **told})
             case "errand":
                 self._errands.take(frame)
             case "prompt":
@@ -385,7 +383,7 @@ class Attempt:
         """
         # One task is the test process, which counts until it is waited for.
         others = self._box.tasks() != 1 and any(other.pid != self._pid_inside for other in self._box.processes())
-        if self._has_terminal or others or self._used().cpu_seconds is None:
+        if self._has_terminal or others or self.written.keeps or self._used().cpu_seconds is None:
             return False
         self._stopped = time.perf_counter()
         process.let_go()
@@ -419,8 +417,7 @@ class Attempt:
         gone = "its init was killed, or the builder that held it" if killed_outside else ""
         self._errands.close()
         self.network.take()
-        if missing or killed or self._failed or (left and self.spec.leak == "fail"):
-            self.written.take()
+        self.written.end(failed=missing or killed or self._failed or bool(left and self.spec.leak == "fail"))
         if self.forwarding is not None:
             self.forwarding.close()
         released = time.perf_counter()

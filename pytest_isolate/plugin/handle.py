@@ -6,6 +6,7 @@ process by a call, from inside a test's sandbox over the channel.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pytest_isolate.model.changes import Changes
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.network.attachment import Address
@@ -157,6 +159,11 @@ class FactoryBox:
     def usage(self) -> Usage:
         """What it has used so far; after its end, what it had used by then."""
         return Usage.from_json(self._ask("usage"))
+
+    def changes(self) -> Changes:
+        """What it did to its files so far: as `isolate_box.changes`."""
+        __tracebackhide__ = True
+        return Changes.from_json(json.loads(self._ask("changes")))
 
     def _ask(self, what: str, **about: Any) -> Any:
         __tracebackhide__ = True

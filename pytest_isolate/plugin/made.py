@@ -7,6 +7,7 @@ that asked (`errands`), so that time limits, Ctrl-C and other threads' questions
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -174,6 +175,11 @@ class Made:
     def usage(self) -> dict[str, Any]:
         return self._usage.to_json() if self.ended else self.box.usage().to_json()
 
+    def changes(self) -> str:
+        """As JSON."""
+        self._usable()
+        return json.dumps(self.box.changes().to_json())
+
     # --- its end ---
 
     def end(self, how: str) -> None:
@@ -281,7 +287,7 @@ OPERATIONS: Final[Mapping[str, Any]] = {
     operation.__name__: operation
     for operation in (
         Made.run, Made.popen, Made.poll, Made.wait, Made.signal, Made.logs, Made.wait_for_port,
-        Made.kill, Made.pause, Made.resume, Made.partition, Made.heal, Made.usage,
+        Made.kill, Made.pause, Made.resume, Made.partition, Made.heal, Made.usage, Made.changes,
     )
 }  # fmt: skip
 """What may be asked, by name."""

@@ -13,9 +13,10 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
+KEEP: Final = ("none", "failed", "all")
 DEFAULT_TOP: Final = 5
 
 
@@ -26,6 +27,9 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("--isolate-missing", "|".join(MISSING),
      "where a test asks for something that this machine can't give: fail it (default), skip it, or run it without"),
     ("--isolate-top", "N", f"show the N heaviest tests in the summary (default: {DEFAULT_TOP}; 0: all)"),
+    ("--isolate-keep", "|".join(KEEP),
+     "of which tests the files that they wrote are kept in a directory, for python -m pytest_isolate shell (default: none)"),
+    ("--isolate-keep-to", "DIR", "where --isolate-keep puts them (default: isolate-keep in pytest's cache)"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
      "how bridge networks reach the outside: the best way that works (default), or this one"),
@@ -40,6 +44,8 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_profile", "string", "as --isolate-profile"),
     ("isolate_missing", "string", "as --isolate-missing"),
     ("isolate_top", "int", "as --isolate-top"),
+    ("isolate_keep", "string", "as --isolate-keep"),
+    ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_store", "string", "as --isolate-store, relative to the ini file"),

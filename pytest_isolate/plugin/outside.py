@@ -5,6 +5,7 @@ terminal, and the ones that are still on their way out.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from pytest_isolate.plugin import private
 from pytest_isolate.plugin.crash import CrashFile, FaultTimer
 from pytest_isolate.plugin.forwarding import Forwarder
 from pytest_isolate.plugin.inputs import Missed
+from pytest_isolate.plugin.keeping import Keeping
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
 
@@ -35,6 +37,7 @@ class Outside:
         measured: coverage, if any is measured.
         unreaped: pids of test processes that nobody has waited for.
         forwarder: of servers that wide fixtures run.
+        keeping: of the files that tests wrote; None where nothing is kept.
     """
 
     crash: CrashFile
@@ -45,14 +48,15 @@ class Outside:
     measured: Measured | None = None
     unreaped: list[int] = field(default_factory=list)
     forwarder: Forwarder = field(default_factory=Forwarder)
+    keeping: Keeping | None = None
     missed: Missed = field(default_factory=Missed)
 
     @classmethod
-    def of(cls, config: pytest.Config) -> Outside:
+    def of(cls, config: pytest.Config, places: Callable[[], Sequence[str]]) -> Outside:
         terminal = _controlling_terminal()
         foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
         timer = FaultTimer(*private.faulthandler_settings(config))
-        return cls(CrashFile(), Refusals(), timer, terminal, foreground)
+        return cls(CrashFile(), Refusals(), timer, terminal, foreground, keeping=Keeping.of(config, places))
 
     def clear(self) -> None:
         """Before a fork: forget what the test before has left."""

@@ -194,7 +194,7 @@ class Protocol:
         if active is not None and (self._measured is None or not self._measured.is_same(active)):
             self._measured = active
         if self._outside is None:
-            self._outside = Outside.of(self._config)
+            self._outside = Outside.of(self._config, self.supply.places)
         self._outside.measured = self._measured
         return self._outside
 

@@ -15,7 +15,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, MISSING, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, KEEP, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]
@@ -54,6 +54,8 @@ class _Reader:
             no_isolate=bool(self.config.getoption("no_isolate")),
             missing=self.choice("isolate_missing", MISSING),
             top=self.top(),
+            keep=(keep := self.choice("isolate_keep", KEEP)),
+            keep_to=self.keep_to(keep),
             cgroup=self.cgroup(),
             uplink=self.choice("isolate_uplink", UPLINKS),
             store=self.store(),
@@ -81,6 +83,7 @@ class _Reader:
             "isolate_top": "a whole number, at least 0",
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
+            "isolate_keep": ", ".join(KEEP),
         }
         return {**forms, **others}.get(name, "text")
 
@@ -110,6 +113,30 @@ class _Reader:
             return int(text)
         self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
         return DEFAULT_TOP
+
+    def keep_to(self, keep: str) -> str:
+        """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""
+        option = self.config.option
+        if keep == "none" or option.no_isolate or option.collectonly or option.isolate_plan:
+            return ""
+        value, place, typed = self.either("isolate_keep_to")
+        if value is not None:
+            base = self.config.invocation_params.dir if place == _COMMAND_LINE else self.base()
+            directory = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
+        elif (cache := private.cache_directory(self.config)) is not None:
+            _, place, typed = self.either("isolate_keep")
+            directory = str(cache / "d" / "isolate-keep")
+        else:
+            self.errors.append(
+                f"{self.either('isolate_keep')[1]}: isolate_keep needs pytest's cache; accepted: --isolate-keep-to=DIR"
+            )
+            return ""
+        from pytest_isolate.sandbox.kept_directories import refusal
+
+        if why := refusal(directory):
+            accepted = "--isolate-keep-to=DIR with a directory that you can write, on a file system like ext4, xfs or tmpfs"
+            self.errors.append(f"{place}: {typed}: {directory} can't take what is kept: {why}; accepted: {accepted}")
+        return directory
 
     def cgroup(self) -> str | None:
         value, place, typed = self.either("isolate_cgroup")

@@ -30,6 +30,8 @@ class Settings(NamedTuple):
         no_isolate: no test at all; stronger than everything.
         missing: what becomes of a test that asks for what the machine can't give.
         top: rows of the summary; 0 for all.
+        keep: of which tests the files that they wrote are kept.
+        keep_to: the directory that they go to; empty where none are kept.
         cgroup: the delegated cgroup directory.
         uplink: how bridge networks reach the outside.
         store: the layer store's directory; None: the user's.
@@ -44,6 +46,8 @@ class Settings(NamedTuple):
     no_isolate: bool = False
     missing: Literal["fail", "skip", "weaken"] = "fail"
     top: int = DEFAULT_TOP
+    keep: Literal["none", "failed", "all"] = "none"
+    keep_to: str = ""
     cgroup: str | None = None
     uplink: str = "auto"
     store: str | None = None

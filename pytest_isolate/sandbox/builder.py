@@ -6,7 +6,7 @@ passed: when pytest ends, by SIGKILL too, it kills every init, removes the cgrou
 exits. Its own death ends every sandbox, because each init watches it; what it can't remove then, pytest
 does (see `Pool.close`), or the next run (`sweep`).
 
-Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
+Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join", "kept"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
 Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error", "again"}; per question {"a", …}, descriptors beside it
 """
 
@@ -128,7 +128,7 @@ class Builder:
                 message, fds = received
                 match message["op"]:
                     case "build":
-                        self._build(message["n"], message["spec"], message.get("join"))
+                        self._build(message["n"], message["spec"], message.get("join"), message.get("kept"))
                     case "release":
                         self._release(message["n"])
                     case "ask":
@@ -144,14 +144,16 @@ class Builder:
             return None
         return self._channel.receive()
 
-    def _build(self, number: int, described: dict[str, Any], join: int | None) -> None:
+    def _build(self, number: int, described: dict[str, Any], join: int | None, kept: str | None) -> None:
         group = None
         built = None
         try:
             owner = self._owner(join)
             spec, caps, _plan = self._planned(described, owner)
             group = self._hierarchy.create(str(number), caps)
-            built = self._construct(described, (number, group), owner, lambda init: self._networks.begin(number, spec, init))
+            built = self._construct(
+                described, (number, group, kept), owner, lambda init: self._networks.begin(number, spec, init)
+            )
             wired = self._networks.finish()
         except (IsolateError, OSError) as error:
             self._networks.give_up()
@@ -174,20 +176,33 @@ class Builder:
         return self._live[number]
 
     def _construct(
-        self, described: dict[str, Any], own: tuple[int, Group], owner: _Live | None, born: Callable[[int], None]
+        self, described: dict[str, Any], own: tuple[int, Group, str | None], owner: _Live | None, born: Callable[[int], None]
     ) -> Built:
-        number, group = own
+        number, group, kept = own
         with _network_of(owner) as network:
             spec, _caps, plan = self._planned(described, owner)
+            scratch = self._scratch
             try:
-                return self._construction.build(spec, plan, group.v2, network, born, self._scratch.make(spec.scratch, number))
+                return self._construction.build(
+                    spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
+                )
             except SetupError as error:
                 if error.errno != errno.ENOENT:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
             spec, _caps, plan = self._planned(described, owner)
-            return self._construction.build(spec, plan, group.v2, network, born, self._scratch.make(spec.scratch, number))
+            return self._construction.build(
+                spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
+            )
+
+    def _begun(self, plan: Plan, kept: str | None) -> Plan:
+        """`plan`, its writable layer beginning as a directory that was kept of another sandbox. Raises SetupError."""
+        if kept is None:
+            return plan
+        from pytest_isolate.rootfs.kept import reopened
+
+        return reopened(plan, kept, rootless=self._construction.identity.rootless)
 
     def _ask(self, message: dict[str, Any], fds: list[int]) -> None:
         """A question about one sandbox. The pytest process waits for the answer."""
@@ -210,9 +225,14 @@ class Builder:
         built = self._live[message["n"]].built
         match message["what"]:
             case "changes":
-                from pytest_isolate.sandbox.written import changes_of, in_memory
+                from pytest_isolate.sandbox.written import answer_changes
 
-                return {}, (in_memory(changes_of(built, self._workspace.path)),)
+                return {}, (answer_changes(built, self._workspace.path),)
+            case "keep":
+                from pytest_isolate.sandbox.written import answer_keep
+
+                rootless = self._construction.identity.rootless
+                return {}, (answer_keep(built, self._workspace.path, message, fds[0], rootless=rootless),)
             case "written":
                 from pytest_isolate.sandbox.written import directories_of
 

@@ -122,11 +122,11 @@ class BuilderProcess:
             self._cgroups = message["remains"]["cgroups"]
         return self._facts
 
-    def order(self, number: int, spec: Spec, join: int | None = None) -> None:
-        """Have a sandbox built under `number`, in the network of sandbox `join`."""
+    def order(self, number: int, spec: Spec, join: int | None = None, kept: str | None = None) -> None:
+        """Have a sandbox built under `number`, in the network of sandbox `join`, with what another one wrote (see `Sandbox.keep`)."""
         if (described := self._described.get(spec)) is None:
             described = self._described[spec] = spec.to_json()
-        self._send({"op": "build", "n": number, "spec": described, "join": join})
+        self._send({"op": "build", "n": number, "spec": described, "join": join, "kept": kept})
 
     def ask(self, what: str, number: int, about: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
         """A question about sandbox `number`, answered at once.

@@ -117,23 +117,27 @@ class Pool:
                 self.names[name] = box
             return box
 
-    def place(self, spec: Spec, name: str | None = None) -> Placement:
-        """As `acquire`, without the handle."""
-        with self._turn:
-            return self._placed(spec, name)
+    def place(self, spec: Spec, name: str | None = None, kept: str | None = None) -> Placement:
+        """As `acquire`, without the handle.
 
-    def _placed(self, spec: Spec, name: str | None) -> Placement:
+        Args:
+            kept: a directory that `Sandbox.keep` made: what its writable layer begins as.
+        """
+        with self._turn:
+            return self._placed(spec, name, kept)
+
+    def _placed(self, spec: Spec, name: str | None, kept: str | None) -> Placement:
         if name is not None and (other := self.names.get(name)) is not None and other.open:
             raise SetupError("name a sandbox", name, errno.EEXIST, "names are for one sandbox of the run at a time")
         builder = self._running()
         spec, owner = _joining(self._resolved(spec), self._owner(spec))
         join = owner.number if owner is not None else None
-        number = self._take_order(builder, spec.sandbox(), join)
+        number = self._take_order(builder, spec.sandbox(), join, kept)
         answer = self._answer(builder, number)
         # Where the process that holds its network was killed, maybe long since, another one gives it another.
         if answer.get("again") or not builder.has_network(answer):
             builder.give_back(number, answer)
-            number = self._order(builder, spec.sandbox(), join)
+            number = self._order(builder, spec.sandbox(), join, kept)
             answer = self._answer(builder, number)
         if "error" in answer:
             raise error_from_json(answer["error"])
@@ -210,12 +214,12 @@ class Pool:
             )  # fmt: skip
         return box
 
-    def ask(self, what: str, number: int, about: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, what: str, number: int, about: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
         """A question about a sandbox: see `BuilderProcess.ask`. Raises what it is answered with, or SandboxGone."""
         with self._turn:
             if self._builder is None:
                 raise SandboxGone("the builder has ended")
-            return self._builder.ask(what, number, about)
+            return self._builder.ask(what, number, about, fds)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -274,9 +278,9 @@ class Pool:
             raise
         return builder
 
-    def _take_order(self, builder: BuilderProcess, wanted: Spec, join: int | None) -> int:
+    def _take_order(self, builder: BuilderProcess, wanted: Spec, join: int | None, kept: str | None) -> int:
         files = files_of(wanted)
-        for index, (number, spec, then, joined) in enumerate(self._orders):
+        for index, (number, spec, then, joined) in enumerate(self._orders if kept is None else ()):
             if spec == wanted and joined == join:
                 del self._orders[index]
                 if then == files:
@@ -285,11 +289,11 @@ class Pool:
                 break
         while self._orders and len(self._orders) >= self._depth:  # they were for tests that never came
             builder.discard(self._orders.pop(0)[0])
-        return self._order(builder, wanted, join)
+        return self._order(builder, wanted, join, kept)
 
-    def _order(self, builder: BuilderProcess, spec: Spec, join: int | None) -> int:
+    def _order(self, builder: BuilderProcess, spec: Spec, join: int | None, kept: str | None = None) -> int:
         self._next += 1
-        builder.order(self._next, spec, join)
+        builder.order(self._next, spec, join, kept)
         return self._next
 
     def _abandon(self) -> None:

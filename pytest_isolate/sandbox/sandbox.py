@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
 from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Events", "Placement", "Sandbox"]
 
+
+_LAST_WRITES: Final = 0.5
+"""Seconds for what was killed to have written its last."""
 
 _FORK_HINTS: Final = {
     errno.EAGAIN: "a limit on processes is reached: raise ulimit -u, or pids.max of the cgroup that pytest runs in",
@@ -92,11 +95,15 @@ class Sandbox:
         spec: what it is asked to be.
         pool: where to get it from; None: one of its own.
         name: under which others find it: on its network, and for ``net="container:NAME"``.
+        kept: a directory that `keep` made: it begins with what another one wrote.
     """
 
-    def __init__(self, spec: Spec | None = None, *, pool: Pool | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, spec: Spec | None = None, *, pool: Pool | None = None, name: str | None = None, kept: str | None = None
+    ) -> None:
         self.spec = spec or Spec()
         self.name = name
+        self._kept = kept
         self._own_pool: Pool | None = None
         self._pool = pool
         self._placement: Placement | None = None
@@ -117,7 +124,7 @@ class Sandbox:
             if self._pool is None:
                 self._pool = self._own_pool = Pool(depth=0)
             try:
-                self._placement = self._pool.place(self.spec, self.name)
+                self._placement = self._pool.place(self.spec, self.name, self._kept)
             except BaseException:
                 self._close_own_pool()
                 raise
@@ -306,13 +313,39 @@ class Sandbox:
 
         Raises:
             SandboxGone: it is given back, or its builder was killed.
-            SetupError: the writable layer can't be read.
+            IsolateError: the writable layer can't be read.
         """
+        return self._written("changes", {})
+
+    def keep(self, directory: str, about: dict[str, Any] | None = None) -> Changes:
+        """End everything inside, and make a directory of what it wrote, which can be mounted as layers of an overlay.
+
+        Args:
+            directory: to be made, in one that exists. What has that name is replaced.
+            about: what to write down beside, in its ``kept.json``.
+
+        Returns:
+            What is in it, as `changes`.
+
+        Raises:
+            OSError, IsolateError: it can't be made, and what was there is as it was.
+        """
+        self.kill()
+        self.ended(_LAST_WRITES)
+        place, name = os.path.split(os.path.abspath(directory))
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        about = {"spec": self.spec.to_json(), **(about or {})}
+        try:
+            return self._written("keep", {"in": place, "as": name, "about": about}, (fd,))
+        finally:
+            os.close(fd)
+
+    def _written(self, what: str, about: dict[str, Any], fds: tuple[int, ...] = ()) -> Changes:
         from pytest_isolate.model.changes import Changes
 
         number = self.number
         assert self._pool is not None
-        (fd,) = self._pool.ask("changes", number, {})["fds"]
+        (fd,) = self._pool.ask(what, number, about, fds)["fds"]
         with open(fd, encoding="ascii") as file:
             return Changes.from_json(json.load(file))
 

@@ -1,20 +1,46 @@
-"""The builder's answers about what a sandbox wrote. Lists may be long, so they go in a memory file instead of a packet."""
+"""The builder's answers about what a sandbox wrote: the list of it, and a copy. Lists may be long, so they go in a memory file instead of a packet."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pytest_isolate.model.changes import Changes
+from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.rootfs.changes import changes, points_of, trees_of
+from pytest_isolate.rootfs.kept import export
 from pytest_isolate.sandbox.construct import Built
 
-__all__ = ["changes_of", "directories_of", "in_memory"]
+__all__ = ["answer_changes", "answer_keep", "directories_of"]
 
 
-def changes_of(built: Built, workspace: str) -> Changes:
-    """What it wrote so far; the caller is in the mount namespace that `workspace` was prepared in. Raises OSError."""
+def answer_changes(built: Built, workspace: str) -> int:
+    """What it wrote so far; the caller is in the mount namespace that `workspace` was prepared in.
+
+    Returns:
+        A descriptor of a file with `Changes` as JSON, to be read from its beginning.
+
+    Raises:
+        IsolateError
+    """
+    with _told("what the sandbox wrote can't be read"):
+        return _in_memory(_changes(built, workspace))
+
+
+def answer_keep(built: Built, workspace: str, message: dict[str, Any], directory: int, *, rootless: bool) -> int:
+    """Keep what it wrote: see `kept.export`. Returns and raises as `answer_changes`."""
+    with _told(f"what the sandbox wrote can't be kept in {message['in']}"):
+        found = _changes(built, workspace)
+        about = {**message["about"], **found.to_json()}
+        export(built.upper, trees_of(built.plan, workspace), directory, message["as"], about, rootless=rootless)
+        return _in_memory(found)
+
+
+def _changes(built: Built, workspace: str) -> Changes:
     return changes(built.upper, trees_of(built.plan, workspace), points_of(built.plan))
 
 
@@ -32,8 +58,7 @@ def directories_of(built: Built) -> tuple[dict[str, Any], tuple[int, ...]]:
     return {"trees": [tree.path for tree in trees]}, tuple(opened)
 
 
-def in_memory(found: Changes) -> int:
-    """A descriptor of a file with `found` as JSON, to be read from its beginning. Raises OSError."""
+def _in_memory(found: Changes) -> int:
     fd = os.memfd_create("pytest-isolate-changes")
     try:
         with open(fd, "w", encoding="ascii", closefd=False) as file:
@@ -43,3 +68,23 @@ def in_memory(found: Changes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+_HINTS = {
+    errno.ENOSPC: "make room there, or name another directory: --isolate-keep-to=DIR",
+    errno.EDQUOT: "make room there, or name another directory: --isolate-keep-to=DIR",
+    errno.EPERM: "its file system takes no whiteouts, owners or attributes: name a directory on another one (ext4, xfs, tmpfs)",
+    errno.ENOTSUP: "its file system takes no attributes: name a directory on another one (ext4, xfs)",
+}
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        raise IsolateError(
+            f"{what}: {os.fsdecode(error.filename or '')}: {errno.errorcode.get(number, number)} ({error.strerror})",
+            _HINTS.get(number, ""),
+        ) from None

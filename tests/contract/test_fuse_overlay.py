@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import textwrap
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import file_changes
 from tests.support.capabilities import requires
 from tests.support.unprivileged import USER_ID, find_python, package_tree, user_directory
 
@@ -145,3 +147,19 @@ def test_plan_says_which_trees_are_served(in_nested: Any) -> None:
     """)
     assert any(line.startswith("fuse-overlayfs ") and "/twice " in line for line in notes)
     assert any("/twice is served by fuse-overlayfs, which is slower" in line for line in notes)
+
+
+def test_changes_are_read_as_it_writes_them(in_nested: Any) -> None:
+    expected, told = in_nested(f"""
+        exec({inspect.getsource(file_changes)!r})
+        make(Path("tree"))
+        with Sandbox(Spec(), pool=pool) as box:
+            done = box.run([sys.executable, "-I", "-S", "-c", PROGRAM, os.getcwd() + "/tree", "every way"])
+            assert done.returncode == 0, done.stderr.decode()
+            told = box.changes().to_json()["changes"]
+        pool.close()
+        print(json.dumps([json.loads(done.stdout), told]))
+    """)
+    # It shows one of two hard links of the host's as it was, although it has copied up what was written to it.
+    assert [change for change in told if change not in expected] == [["C", told[0][1].partition("/tree/")[0] + "/tree/first", 3]]
+    assert [change for change in expected if change not in told] == []

@@ -1,0 +1,318 @@
+"""`isolate_layer` and `isolate_snapshot` through the real plugin, as root and as an unprivileged user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.capabilities import requires
+from tests.support.pytest_process import run_pytest
+from tests.support.roots import make_root
+from tests.support.unprivileged import USER_ID, pytest_as_user, user_directory
+
+Run = Callable[..., pytest.RunResult | subprocess.CompletedProcess[str]]
+
+HEAD = """
+import os, pathlib, subprocess
+import pytest
+from pytest_isolate import isolate_layer, isolate_snapshot
+PLACE = pathlib.Path("PLACE")
+"""
+
+
+class Suite:
+    """A directory with a suite, and somebody who runs it.
+
+    Attributes:
+        place: where layers have their files, outside of pytest's own directories; nothing may come to be there on the host.
+    """
+
+    def __init__(self, directory: Path, *, root: bool) -> None:
+        self.directory, self.root = directory, root
+        self.place = directory / "made"
+
+    def write(self, name: str, text: str) -> None:
+        path = self.directory / name
+        path.write_text(HEAD.replace('PLACE"', f'{self.place}"') + text if name.endswith(".py") else text)
+        if not self.root and os.geteuid() == 0:
+            os.chown(path, USER_ID, USER_ID)
+
+    def run(self, *args: str) -> str:
+        """What pytest prints, with status and outcome."""
+        args = ("-q", "-rA", f"--isolate-store={self.directory}/store", *args)
+        done = run_pytest(self.directory, *args) if self.root else pytest_as_user(*args, cwd=self.directory)
+        assert not self.place.exists(), done.stdout
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(
+    params=[pytest.param("root", marks=requires("root")), pytest.param("user", marks=requires("unprivileged-user", "userns"))]
+)
+def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    if request.param == "root":
+        yield Suite(tmp_path_factory.mktemp("suite"), root=True)
+        return
+    with ExitStack() as stack:
+        yield Suite(stack.enter_context(user_directory()), root=False)
+
+
+LAYERS = """
+one = isolate_layer("one", steps=[f"mkdir {PLACE} && cat input > {PLACE}/f && date +%N >> {PLACE}/f", ["touch", f"{PLACE}/gone"]], inputs=["input"])
+
+@isolate_layer("two", base=[one])
+def two():
+    (PLACE / "g").write_text((PLACE / "f").read_text())
+    (PLACE / "f").unlink()
+    (PLACE / "gone").unlink()
+
+@pytest.mark.isolate(rootfs=[one])
+@pytest.mark.parametrize("time", range(2))
+def test_one(time):
+    print("content", (PLACE / "f").read_text().replace("\\n", " "))
+    (PLACE / "f").unlink()
+    (PLACE / "new").touch()
+
+@pytest.mark.isolate(rootfs=[two])
+def test_two():
+    assert os.listdir(PLACE) == ["g"]
+
+@pytest.mark.isolate(rootfs=["host", one, two])
+def test_listed_one_by_one():
+    assert os.listdir(PLACE) == ["g"]
+
+def test_plain():
+    assert not PLACE.exists()
+"""
+
+
+def contents(output: str) -> set[str]:
+    return {line for line in output.splitlines() if line.startswith("content ")}
+
+
+def test_layer_is_made_once_and_again_when_an_input_changes(suite: Suite):
+    suite.write("test_it.py", LAYERS)
+    suite.write("input", "first\n")
+    first = suite.run()
+    assert "5 passed" in first, first
+    assert len(contents(first)) == 1
+    second = suite.run()
+    assert contents(second) == contents(first)
+    suite.write("input", "second\n")
+    third = suite.run()
+    assert "5 passed" in third, third
+    assert contents(third) != contents(first)
+    assert "content second" in third
+
+
+def test_workers_of_xdist_make_a_layer_once(suite: Suite):
+    suite.write("test_it.py", LAYERS.replace("range(2)", "range(8)"))
+    suite.write("input", "first\n")
+    output = suite.run(*(("-p", "xdist") if suite.root else ()), "-n", "2")
+    assert "11 passed" in output, output
+    assert len(contents(output)) == 1, output
+
+
+def test_failing_step_is_told_with_its_output_in_each_test_that_wants_the_layer(suite: Suite):
+    suite.write(
+        "test_it.py",
+        """
+bad = isolate_layer("bad", steps=["echo going to fail; exit 3"])
+@isolate_layer("raises")
+def raises():
+    raise ValueError("not today")
+
+@pytest.mark.isolate(rootfs=[bad])
+@pytest.mark.parametrize("time", range(2))
+def test_bad(time): pass
+
+@pytest.mark.isolate(rootfs=[raises])
+def test_raises(): pass
+
+@pytest.mark.isolate
+def test_good(): pass
+""",
+    )
+    output = suite.run()
+    assert "1 passed, 3 errors" in output, output
+    assert output.count("layer 'bad' of isolate_layer at test_it.py") >= 2
+    assert "step 'echo going to fail; exit 3' ended with status 3:" in output
+    assert "\ngoing to fail" in output
+    assert "ValueError: not today" in output
+
+
+def test_layer_on_an_image_with_its_inputs_in_sight(suite: Suite):
+    make_root(suite.directory / "image", etc__motd="image\n")
+    if not suite.root and os.geteuid() == 0:
+        subprocess.run(["chown", "-R", f"{USER_ID}:{USER_ID}", suite.directory], check=True)
+    suite.write("data", "input\n")
+    suite.write(
+        "test_it.py",
+        """
+HERE = os.path.dirname(__file__)
+base = isolate_layer("base", base="image", steps=[["mkdir", "/srv"], f"cat /etc/motd '{HERE}/data' > /srv/both"], inputs=["data"])
+
+@isolate_layer("python", base=[base])
+def python():
+    pathlib.Path("/srv/python").write_text(pathlib.Path("/srv/both").read_text().upper())
+
+@pytest.mark.isolate(rootfs=[python])
+def test_it():
+    assert sorted(os.listdir("/srv")) == ["both", "python"]
+    assert pathlib.Path("/srv/python").read_text() == "IMAGE\\nINPUT\\n"
+    assert subprocess.run(["cat", "/srv/both"], capture_output=True).stdout == b"image\\ninput\\n"
+
+@pytest.mark.isolate(net="none")
+def test_factory(isolate_factory):
+    box = isolate_factory(rootfs=[base])
+    assert box.run(["cat", "/srv/both"]).stdout == b"image\\ninput\\n"
+""",
+    )
+    output = suite.run()
+    assert "2 passed" in output, output
+
+
+def test_fixture_selects_a_layer(suite: Suite):
+    suite.write(
+        "test_it.py",
+        """
+@pytest.fixture(scope="session", params=["a", "b"])
+def letter(request):
+    return request.param
+
+@pytest.fixture(scope="session")
+def layer(isolate_layer, letter):
+    return isolate_layer("letter", steps=f"mkdir {PLACE} && touch {PLACE}/{letter}")
+
+@pytest.fixture
+def narrow():
+    return "host"
+
+@pytest.mark.isolate(rootfs="fixture:layer")
+def test_it(layer, letter):
+    assert os.listdir(PLACE) == [letter]
+
+@pytest.mark.isolate(rootfs="fixture:narrow")
+def test_narrow(narrow): pass
+""",
+    )
+    output = suite.run()
+    assert "2 passed, 1 error" in output, output
+    assert (
+        "fixture 'narrow' isn't set up before the test's sandbox is; accepted: the name of a fixture that the test uses and that is wider"
+        in output
+    )
+
+
+SNAPSHOT = """
+@pytest.fixture(scope="module", params=["x", "y"])
+@isolate_snapshot
+def files(request, tmp_path_factory):
+    print("made", request.param)
+    PLACE.mkdir()
+    (PLACE / "content").write_text(request.param)
+    (PLACE / "lives").touch()
+    return PLACE
+
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def more():
+    PLACE.mkdir()
+    (PLACE / "more").touch()
+    return {"names": ["more"], "number": 1}
+
+@pytest.mark.isolate
+@pytest.mark.parametrize("time", range(2))
+def test_own_copy(files, time):
+    assert isinstance(files, pathlib.Path)
+    assert (files / "content").read_text() in "xy"
+    assert sorted(os.listdir(files)) == ["content", "lives"]
+    (files / "content").write_text("changed")
+    (files / "lives").unlink()
+
+@pytest.mark.isolate
+def test_two_of_them(files, more):
+    assert sorted(os.listdir(files)) == ["content", "lives", "more"]
+    assert more == {"names": ["more"], "number": 1}
+
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def on_top(files):
+    assert sorted(os.listdir(files)) == ["content", "lives"]
+    (files / "lives").unlink()
+    (files / "top").touch()
+
+@pytest.mark.isolate
+def test_one_on_the_other(on_top):
+    assert sorted(os.listdir(PLACE)) == ["content", "top"]
+
+@pytest.mark.isolate
+def test_without():
+    assert not PLACE.exists()
+"""
+
+
+def test_snapshot_of_a_fixture_is_each_test_s_own(suite: Suite):
+    suite.write("test_it.py", SNAPSHOT)
+    output = suite.run()
+    assert "9 passed" in output, output
+    assert output.count("made x") == output.count("made y") == 1
+    assert not list((suite.directory / "store/tmp").iterdir())
+
+
+def test_snapshot_that_fails_or_gives_what_cannot_come_out(suite: Suite):
+    suite.write(
+        "test_it.py",
+        """
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def raises():
+    assert 1 == 2, "made wrong"
+
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def an_object():
+    return object()
+
+@pytest.fixture
+@isolate_snapshot
+def narrow():
+    return 1
+
+@pytest.mark.isolate
+def test_raises(raises): pass
+
+@pytest.mark.isolate
+def test_object(an_object): pass
+
+@pytest.mark.isolate
+def test_narrow(narrow): pass
+""",
+    )
+    output = suite.run()
+    assert "3 errors" in output, output
+    assert "AssertionError: made wrong" in output
+    assert "only what JSON knows, and paths, come out of a sandbox" in output
+    assert "snapshot fixture 'narrow' has function scope" in output
+
+
+def test_snapshot_of_a_generator_is_refused_where_it_is_written():
+    from pytest_isolate import isolate_snapshot
+
+    with pytest.raises(TypeError, match="a snapshot has no teardown"):
+
+        @isolate_snapshot
+        def fixture() -> Iterator[int]:
+            yield 1
+
+
+def test_without_isolation_a_snapshot_is_a_fixture_as_any_other(tmp_path_factory: pytest.TempPathFactory):
+    suite = Suite(tmp_path_factory.mktemp("suite"), root=True)
+    suite.write("test_it.py", SNAPSHOT.replace("exist_ok=True", "").replace("PLACE.mkdir()", "PLACE.mkdir(exist_ok=True)"))
+    done = run_pytest(suite.directory, "-q", "--no-isolate", "-k", "own_copy and x and 0")
+    assert "1 passed" in done.stdout, done.stdout
+    assert (suite.place / "content").read_text() == "changed"
