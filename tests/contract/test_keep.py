@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.contract.test_changes import own, tree_of
 from tests.support.callers import Caller, caller
 from tests.support.capabilities import requires
 from tests.support.file_changes import PROGRAM
+from tests.support.roots import make_root
 from tests.support.unprivileged import USER_ID
 
 __all__ = ["caller"]
@@ -287,3 +289,50 @@ def test_shell_names_what_is_there(caller: Caller) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "nothing is kept of 'nothing'" in done.stderr
     assert "--isolate-keep=failed" in done.stderr
+
+
+def test_files_written_over_layers_are_told_and_opened_again(caller: Caller) -> None:
+    place = caller.directory / "roots"
+    make_root(place / "root", data__kept="x", data__gone="four", old__a="1", old__b="22", etc__motd="motd")
+    (place / "layer/data").mkdir(parents=True)
+    (place / "layer/data/above").write_text("above")
+    os.mknod(place / "layer/data/kept", stat.S_IFCHR, os.makedev(0, 0))
+    own(place, caller)
+    told, again, output = caller.run(f"""if True:
+        spec = Spec(rootfs=parse_key("rootfs", {[str(place / "root"), str(place / "layer")]!r}, "/"))
+        script = "rm /data/gone /data/above; echo new > /data/kept; rm -r /old; mkdir /old; echo 333 > /old/b; echo > /data/added; mkdir /srv"
+        with Sandbox(spec, pool=POOL) as opened:
+            done = opened.run(["/bin/sh", "-ec", script], cwd="/")
+            assert done.returncode == 0, done.stderr
+            told = opened.changes().to_json()["changes"]
+            opened.keep(os.path.abspath("kept"))
+        with Sandbox(spec, pool=POOL, kept=os.path.abspath("kept")) as opened:
+            again = opened.changes().to_json()["changes"]
+            output = opened.run(["/bin/sh", "-c", "cat /data/kept /old/b /etc/motd; ls /data /old"], cwd="/").stdout.decode()
+        tell([told, again, output])
+    """)
+    assert told == [
+        ["D", "/data/above", 5],
+        ["A", "/data/added", 1],
+        ["D", "/data/gone", 4],
+        ["A", "/data/kept", 4],
+        ["D", "/old/a", 1],
+        ["C", "/old/b", 4],
+        ["A", "/srv", 0],
+    ]
+    assert again == told
+    assert output == "new\n333\nmotd/data:\nadded\nkept\n\n/old:\nb\n"
+
+
+def test_files_on_disk_are_told_and_opened_again(caller: Caller) -> None:
+    tree = tree_of(caller)
+    env = {"XDG_DATA_HOME": str(caller.directory / "data")}
+    expected, changes, again = caller.run(case(tree, """
+with box(upper="disk") as opened:
+    expected = looked(opened, PROGRAM, TREE, "every way")
+    changes = opened.keep(KEPT).to_json()["changes"]
+with Sandbox(Spec(upper="disk"), pool=POOL, kept=KEPT) as opened:
+    tell([expected, changes, opened.changes().to_json()["changes"]])
+"""), env=env)  # fmt: skip
+    assert changes == expected
+    assert again == changes
