@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -24,6 +25,7 @@ __all__ = ["ABOUT", "export", "reopened"]
 
 ABOUT: Final = "kept.json"
 _FORMAT: Final = 1
+_HALF: Final = ".half"
 _READ: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -41,8 +43,8 @@ def export(upper: int, trees: Sequence[Tree], directory: int, name: str, about: 
     Raises:
         OSError: nothing of it stays.
     """
-    half = f".{name[:200]}.{os.getpid()}"
-    remove_tree(half, directory)
+    _sweep(directory)
+    half = f".{name[:200]}.{os.getpid()}{_HALF}"
     os.mkdir(half, 0o700, dir_fd=directory)
     try:
         notes, described = [], []
@@ -88,9 +90,18 @@ def _export_tree(upper: int, tree: Tree, top: int, prefix: str) -> list[str] | N
         os.close(source)
 
 
+def _sweep(directory: int) -> None:
+    """Remove what killed builders have left half made."""
+    for name in os.listdir(directory):
+        pid = name.removesuffix(_HALF).rpartition(".")[2]
+        if name.startswith(".") and name.endswith(_HALF) and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            with suppress(OSError):  # another one's
+                remove_tree(name, directory)
+
+
 def _replace(half: str, name: str, directory: int) -> None:
     """Give the finished directory its name; what had it goes."""
-    old = f"{half}.old"
+    old = f".old{half}"  # ends as the other one does, with the process that made it
     try:
         os.rename(half, name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError as error:
