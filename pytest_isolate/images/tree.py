@@ -110,6 +110,15 @@ class Tree:
             self._real[path] = self._walk(b"", path, make=True)
         return self._real[path]
 
+    def is_replaced(self, path: bytes) -> bool:
+        """Whether this layer has something at `path`, or on its way, that is no directory: it hides all that was there.
+
+        umoci takes away one by one the files of a directory that became a file or a link, and names them below that.
+        """
+        names = path.split(b"/")
+        entries = (self.entries.get(b"/".join(names[:count])) for count in range(1, len(names) + 1))
+        return any(entry is not None and entry.kind not in "dw" for entry in entries)
+
     def find(self, path: bytes) -> bytes | None:
         """Where `path` of the archive is in the tree, its last name not followed; None: it isn't there."""
         above, _, name = path.rpartition(b"/")

@@ -80,12 +80,6 @@ MEMBERS = {
         [member("one", kind=SYMLINK, link="{outside}"), member("two", kind=SYMLINK, link="one"), member("two/x", b"x")],
         "'two/x': it lies below the symbolic link 'one'",
     ),
-    "whiteout through a link out": (
-        [member("link", kind=SYMLINK, link="{outside}"), member("link/.wh.kept")], "'link/.wh.kept': it lies below",
-    ),
-    "opaque through a link out": (
-        [member("link", kind=SYMLINK, link="{outside}"), member("link/.wh..wh..opq")], "'link/.wh..wh..opq': it lies below",
-    ),
     "links in a circle": (
         [member("one", kind=SYMLINK, link="two"), member("two", kind=SYMLINK, link="one"), member("one/x", b"x")],
         "'one/x': too many symbolic links on its way",

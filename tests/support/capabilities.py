@@ -211,6 +211,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "redis-server": _program("redis-server", "redis-server"),
     "nginx": _program("nginx", "nginx-light"),
     "postgresql": _postgresql,
+    **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "zstd")},
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",
