@@ -1,4 +1,4 @@
-"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, and `doctor`."""
+"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `doctor`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
+from pytest_isolate.images import command as layers
 from pytest_isolate.model.errors import IsolateError, SpecError
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 from pytest_isolate.model.net import Net
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.subcommand == "doctor":
         return _doctor(options)
+    if options.subcommand == "layers":
+        return layers.run(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.subcommand == "shell":
         return _shell(options, command)
@@ -95,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine can give, and what to type where it can't", description=about)
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
+    layers.add_parser(commands)
     return parser
 
 

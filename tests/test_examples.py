@@ -84,3 +84,16 @@ def test_failing_example_says_what_happened(copy: Path, name: str):
     done = run_pytest(copy, f"failures/{name}.py")
     assert done.returncode == 1, done.stdout + done.stderr
     pytest.LineMatcher(done.stdout.splitlines()).fnmatch_lines(FAILURES[name])
+
+
+@pytest.mark.parametrize("how", ["root", "user"])
+@requires("root", "unprivileged-user", "userns", "postgresql")
+def test_database_from_a_snapshot_passes(copy: Path, how: str):
+    if how == "root":
+        result = run_pytest(copy, "postgres", f"--isolate-store={copy}/store")
+    else:
+        with user_directory({path.name: path.read_text() for path in (copy / "postgres").glob("*.py")}) as place:
+            result = pytest_as_user(f"--isolate-store={place}/store", cwd=place)
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
+    assert "left behind" not in result.stdout
+    assert not Path("/var/tmp/isolate-example-postgres").exists()

@@ -4,6 +4,7 @@ Look for: `isolate_snapshot`, which makes of what a fixture wrote a layer below 
 cluster to itself, without a copy.
 """
 
+import glob
 import os
 import pwd
 import shutil
@@ -16,6 +17,8 @@ import pytest
 
 from pytest_isolate import isolate_snapshot
 
+os.environ["PATH"] += "".join(f":{path}" for path in sorted(glob.glob("/usr/lib/postgresql/*/bin")))  # Debian's place
+
 ROWS = 50_000
 HERE = Path("/var/tmp/isolate-example-postgres")
 SERVER = ["postgres", "-D", HERE / "data", "-k", HERE, "-c", "listen_addresses=", "-c", "fsync=off"]
@@ -24,7 +27,7 @@ SERVER = ["postgres", "-D", HERE / "data", "-k", HERE, "-c", "listen_addresses="
 def pytest_collection_modifyitems(items):
     missing = [program for program in ("initdb", "postgres", "psql", "setpriv") if shutil.which(program) is None]
     if missing:
-        reason = f"no {', '.join(missing)} on PATH here: apt install postgresql; PATH=$PATH:/usr/lib/postgresql/*/bin"
+        reason = f"no {', '.join(missing)} here: apt install postgresql"
         for item in items:
             if item.path.parent.name == "postgres":
                 item.add_marker(pytest.mark.skip(reason=reason))

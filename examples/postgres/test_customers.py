@@ -1,4 +1,7 @@
-"""Each test may do to the database what it likes: the next one starts from the same cluster again."""
+"""Each test may do to the database what it likes: the next one starts from the same cluster again.
+
+Look for: nothing here puts anything back; the cluster is `conftest.py`'s snapshot.
+"""
 
 import pytest
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Final
 
 from pytest_isolate.images.owners import Owners
-from pytest_isolate.images.tree import LABEL, Notes
-from pytest_isolate.images.tree_record import Entry
+from pytest_isolate.images.tree import Notes
+from pytest_isolate.images.tree_record import LABEL, Entry
 from pytest_isolate.images.unpack import copy_contents, hash_contents
 
 __all__ = ["copy_tree", "entries_of"]

@@ -40,6 +40,11 @@ class Held:
                 raise
             os.close(fd)
 
+    def drop(self, layer: str) -> None:
+        """Hold one no more."""
+        if (fd := self._fds.pop(layer, None)) is not None:
+            os.close(fd)
+
     def release(self) -> None:
         while self._fds:
             os.close(self._fds.popitem()[1])

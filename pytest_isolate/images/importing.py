@@ -11,7 +11,7 @@ from typing import Any
 from pytest_isolate.images import docker_archive, oci
 from pytest_isolate.images.compression import Limits
 from pytest_isolate.images.files import files_of, open_file
-from pytest_isolate.images.holding import Held
+from pytest_isolate.images.holding import Held, take_alone
 from pytest_isolate.images.image import Blob, Image, Progress, chain_id
 from pytest_isolate.images.layer import Layer, Record
 from pytest_isolate.images.place import Place
@@ -19,7 +19,7 @@ from pytest_isolate.images.worker_process import Worker
 from pytest_isolate.model.errors import ImageError
 from pytest_isolate.model.image import Source
 
-__all__ = ["Importer", "publish"]
+__all__ = ["Importer", "publish", "withdraw"]
 
 
 class Importer:
@@ -33,6 +33,7 @@ class Importer:
     ) -> None:
         self._place, self._worker, self._held, self._limits = place, worker, held, limits
         self._progress = progress
+        self._made: list[str] = []
 
     def run(self, source: Source, name: str = "") -> Record:
         """Raises ImageError, naming the source."""
@@ -43,6 +44,7 @@ class Importer:
             with self._place.scratch(self._worker) as (scratch, _), files_of(source.path, scratch, self._limits) as files:
                 return self._layers(source, reader(files, source.tag), name)
         except ImageError as error:
+            self._withdraw()
             shown = str(source)
             raise error if shown in error.message else ImageError(f"{shown}: {error.message}", error.hint) from None
 
@@ -59,10 +61,17 @@ class Importer:
                     if not self._held.take(self._place.layer(chain)):
                         self._unpack(source, blob, chains, self._reporter(done, total, what))
                         self._held.take(self._place.layer(chain))
+                        self._made.append(chain)
             chains.append(chain)
             done += blob.size
             notes += self._notes(chain, f"layer {number}: " if len(image.layers) > 1 else "")
         return Record(str(source), name, tuple(chains), image.config, tuple(notes))
+
+    def _withdraw(self) -> None:
+        """The layers that were made of an image that is refused go, unless somebody else has taken them for another one."""
+        for chain in reversed(self._made):
+            self._held.drop(self._place.layer(chain))
+            withdraw(self._place, self._worker, chain, lambda: all(layer.parent != chain for layer in self._place.layers()))  # noqa: B023
 
     def _notes(self, chain: str, prefix: str) -> Iterator[str]:
         data = self._place.read(f"layers/{chain}/meta.json")
@@ -118,3 +127,25 @@ def publish(place: Place, scratch: str, parent: str, diff_id: str, answer: dict[
     with suppress(OSError):  # ENOTEMPTY, EEXIST: another one was faster, with the same
         os.rename(scratch, place.layer(chain))
     return chain
+
+
+def withdraw(place: Place, worker: Worker, chain: str, still_free: Callable[[], bool]) -> bool:
+    """Remove a layer, unless it is in use.
+
+    Args:
+        still_free: asked when nobody can begin to use it any more: whether nothing stands on it.
+
+    Returns:
+        Whether it was removed.
+    """
+    fd = take_alone(place.layer(chain))
+    if fd is None:
+        return False
+    try:
+        if not still_free():
+            return False
+        with place.scratch(worker) as (scratch, _):
+            os.rename(place.layer(chain), f"{scratch}/layer")
+    finally:
+        os.close(fd)
+    return True

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_isolate.images.layer import Layer
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.worker_process import Worker
 from pytest_isolate.model.errors import ImageError
@@ -109,6 +110,17 @@ class Place:
                 f"the layer store {self.path} was made when user {owners.uid} had other subordinate ids: {there.uids} and {there.gids}, now {owners.uids} and {owners.gids}",
                 f"python -m pytest_isolate layers prune --all, and remove {self.path}; or another store: --isolate-store",
             )  # fmt: skip
+
+    def layers(self) -> list[Layer]:
+        """Every layer, by chain id."""
+        return [Layer.from_json(data) for chain in self.names("layers") if (data := self.read(f"layers/{chain}/meta.json"))]
+
+    def names(self, part: str) -> list[str]:
+        """What lies in a part of it."""
+        try:
+            return sorted(os.listdir(f"{self.path}/{part}"))
+        except FileNotFoundError:
+            return []
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A document; None where it isn't there or isn't whole."""

@@ -20,7 +20,7 @@ from pytest_isolate.images.files import unreadable
 from pytest_isolate.images.holding import Held
 from pytest_isolate.images.image import Progress, architecture
 from pytest_isolate.images.importing import Importer, publish
-from pytest_isolate.images.layer import Kept, Layer, Record
+from pytest_isolate.images.layer import Kept, Record
 from pytest_isolate.images.place import Place, default_path
 from pytest_isolate.images.worker_process import Worker
 from pytest_isolate.model.errors import ImageError
@@ -119,7 +119,7 @@ class Store:
             about: ``name`` (to be found by), and what else should be known of it later; JSON.
             key: of what it was made from. A layer of this key that is there already is replaced.
         """
-        parents = [chain for each in base if (chain := self._chain_at(each))]
+        parents = [chain for each in base if (chain := self.chain_at(each))]
         try:
             source = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -148,23 +148,23 @@ class Store:
             self.place.open(worker.owners)
             self.place.sweep(worker)
             with self.place.scratch(worker) as (path, target):
-                answer = _gathered(worker, target, parts)
+                answer = _gathered(worker, target, parts, base)
                 name = str(about.get("name", ""))
-                parents = [chain for each in base if (chain := self._chain_at(each))]
+                parents = [chain for each in base if (chain := self.chain_at(each))]
                 chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
         self._held.take(self.place.layer(chain))
         kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")
         self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
         return kept.directory
 
-    def borrow(self, parts: Sequence[tuple[str, int]]) -> str:
+    def borrow(self, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> str:
         """A layer of `parts` that is nobody else's, until `give_back` or `close`. Returns its directory."""
         with ExitStack() as stack:
             worker = stack.enter_context(Worker())
             self.place.open(worker.owners)
             self.place.sweep(worker)
             path, target = stack.enter_context(self.place.scratch(worker))
-            _gathered(worker, target, parts)
+            _gathered(worker, target, parts, base)
             directory = f"{path}/diff"
             self._borrowed[directory] = stack.pop_all()
         return directory
@@ -205,22 +205,14 @@ class Store:
 
     def all_kept(self) -> list[Kept]:
         """Those that were made, whether or not their layers are there."""
-        return [Kept.from_json(data) for data in self._documents("kept")]
+        return [Kept.from_json(data) for name in self.place.names("kept") if (data := self.place.read(f"kept/{name}"))]
 
     def all_images(self) -> dict[str, Record]:
         """What was imported, by key."""
-        names = sorted(_listed(f"{self.path}/images"))
+        names = self.place.names("images")
         return {name[:-5]: Record.from_json(data) for name in names if (data := self.place.read(f"images/{name}"))}
 
-    def layers(self) -> list[Layer]:
-        """Every layer, by chain id."""
-        chains = sorted(_listed(f"{self.path}/layers"))
-        return [Layer.from_json(data) for chain in chains if (data := self.place.read(f"layers/{chain}/meta.json"))]
-
-    def _documents(self, part: str) -> list[dict[str, Any]]:
-        return [data for name in sorted(_listed(f"{self.path}/{part}")) if (data := self.place.read(f"{part}/{name}"))]
-
-    def _chain_at(self, directory: str) -> str:
+    def chain_at(self, directory: str) -> str:
         """The chain id of a layer's directory; empty: it is none of the store's."""
         above, name = os.path.split(os.path.normpath(directory))
         within, chain = os.path.split(above)
@@ -239,7 +231,7 @@ class Store:
         self.close()
 
 
-def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> dict[str, Any]:
     """Those of `parts` that have something, copied by `worker`; an O_PATH descriptor will do for it."""
     opened: list[int] = []
     paths: list[str] = []
@@ -251,17 +243,10 @@ def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]]) -> 
                 paths.append(path)
             else:
                 os.close(opened.pop())
-        return worker.ask("gather", (target, *opened), paths=paths)
+        return worker.ask("gather", (target, *opened), paths=paths, base=["/" if each == "host" else each for each in base])
     finally:
         for fd in opened:
             os.close(fd)
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []
 
 
 def _hash(key: str) -> str:

@@ -16,13 +16,10 @@ from typing import Final
 
 from pytest_isolate.images.lower import Lower
 from pytest_isolate.images.owners import Owners
-from pytest_isolate.images.tree_record import Entry
+from pytest_isolate.images.tree_record import LABEL, Entry
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["LABEL", "Directory", "Notes", "Tree"]
-
-LABEL: Final = "security.selinux"
-"""The system's, not the image's: it is given to each new file."""
+__all__ = ["Directory", "Notes", "Tree"]
 
 _OPEN_DIRECTORIES: Final = 200
 _MOST_LINKS: Final = 40
@@ -112,6 +109,15 @@ class Tree:
         if path not in self._real:
             self._real[path] = self._walk(b"", path, make=True)
         return self._real[path]
+
+    def is_replaced(self, path: bytes) -> bool:
+        """Whether this layer has something at `path`, or on its way, that is no directory: it hides all that was there.
+
+        umoci takes away one by one the files of a directory that became a file or a link, and names them below that.
+        """
+        names = path.split(b"/")
+        entries = (self.entries.get(b"/".join(names[:count])) for count in range(1, len(names) + 1))
+        return any(entry is not None and entry.kind not in "dw" for entry in entries)
 
     def find(self, path: bytes) -> bytes | None:
         """Where `path` of the archive is in the tree, its last name not followed; None: it isn't there."""

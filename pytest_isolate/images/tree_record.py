@@ -14,7 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Entry", "differences", "digest", "lines"]
+__all__ = ["LABEL", "Entry", "differences", "digest", "lines"]
+
+LABEL: Final = "security.selinux"
+"""An extended attribute that is the system's, not the image's: each new file is given one."""
 
 _SPECIAL: Final = re.compile(rb"[\x00-\x1f\\\x7f,=]")
 _ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")

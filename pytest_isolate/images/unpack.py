@@ -303,6 +303,8 @@ class _Unpacker:
     def _whiteout(self, path: bytes, name: bytes) -> None:
         tree = self._tree
         above = path.rpartition(b"/")[0]
+        if above and self._tree.is_replaced(above):
+            return
         if name == _OPAQUE:
             tree.directories[tree.directory(above)].opaque = True
             return

@@ -22,6 +22,7 @@ from pytest_isolate.images.copying import copy_tree, entries_of
 from pytest_isolate.images.lower import Lower
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.removal import remove
+from pytest_isolate.images.tar_writer import write_layer
 from pytest_isolate.images.tree import Notes
 from pytest_isolate.images.tree_record import Entry, differences, digest, lines
 from pytest_isolate.images.unpack import unpack
@@ -37,6 +38,7 @@ _DEEPEST: Final = 20_000
 _REPORTED: Final = 0.1
 """Seconds between two reports of progress."""
 _BATCH: Final = 200
+_OPAQUE: Final = "overlay.opaque"
 
 
 def main(arguments: list[str]) -> None:
@@ -84,6 +86,7 @@ class _Worker:
             "copy": self._copy,
             "gather": self._gather,
             "verify": self._verify,
+            "export": self._export,
             "remove": self._remove,
         }
 
@@ -129,10 +132,14 @@ class _Worker:
             entries = copy_tree(source, root, self._owners, notes, self._tell)
         finally:
             os.close(root)
-        return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
+        return self._described(target, entries, notes, size=_bytes_of(entries))
 
-    def _gather(self, target: int, *sources: int, paths: list[str]) -> dict[str, Any]:
-        """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them."""
+    def _gather(self, target: int, *sources: int, paths: list[str], base: list[str]) -> dict[str, Any]:
+        """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them.
+
+        overlayfs marks each new directory as opaque. Where none of `base` has one of that name, the mark would only hide
+        what other layers have in theirs.
+        """
         notes = Notes()
         root = _made(target)
         try:
@@ -144,9 +151,13 @@ class _Worker:
                 finally:
                     os.close(place)
             entries = entries_of(root, self._owners)
+            for at, entry in entries.items():
+                if _OPAQUE in entry.xattrs and not any(os.path.lexists(os.path.join(os.fsencode(each), at)) for each in base):
+                    os.removexattr(b"/proc/self/fd/%d/%s" % (root, at), f"{self._owners.attribute}opaque")
+                    del entry.xattrs[_OPAQUE]
         finally:
             os.close(root)
-        return self._described(target, entries, notes, size=sum(entry.size for entry in entries.values()))
+        return self._described(target, entries, notes, size=_bytes_of(entries))
 
     def _described(self, target: int, entries: dict[bytes, Entry], notes: Notes, **more: Any) -> dict[str, Any]:
         """Write down what is in `target`/diff beside it."""
@@ -173,6 +184,16 @@ class _Worker:
             self._channel.send({"altered": found[at : at + _BATCH]})
         return {"tree": digest(after)}
 
+    def _export(self, layer: int, out: int) -> dict[str, Any]:
+        """`layer`/diff as an archive into the file `out`."""
+        root = os.open("diff", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer)
+        try:
+            with os.fdopen(out, "wb", buffering=1 << 18, closefd=False) as file:
+                made, size = write_layer(root, file, self._owners, self._tell)
+        finally:
+            os.close(root)
+        return {"digest": made, "size": size}
+
     def _remove(self, parent: int, *, name: str) -> dict[str, Any]:
         remove(os.fsencode(name), parent)
         return {}
@@ -192,6 +213,11 @@ def _below(root: int, path: str) -> int:
         os.close(fd)
         fd = inner
     return fd
+
+
+def _bytes_of(entries: dict[bytes, Entry]) -> int:
+    """Of all files, each counted once."""
+    return sum({id(entry): entry.size for entry in entries.values()}.values())
 
 
 def _made(target: int) -> int:

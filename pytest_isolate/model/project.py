@@ -43,8 +43,14 @@ def outside(inputs: Iterable[str], root: str) -> list[SpecError]:
     return [
         SpecError("inputs", f"{path!r} is outside of the project {root!r}, and what is outside is shown anyway", _ACCEPTED)
         for path in inputs
-        if not (_within(path, root) or _within(os.path.realpath(path), real))
+        if not (_within(path, root) or any(_within(place, real) for place in _places(path)))
     ]
+
+
+def _places(path: str) -> tuple[str, ...]:
+    """Where it is, and, if it is a link, where what it leads to is."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name), os.path.realpath(path)
 
 
 def _within(path: str, tree: str) -> bool:

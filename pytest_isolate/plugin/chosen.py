@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from pytest_isolate.model.parse import parse_key
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import reports
 
-__all__ = ["by_fixtures", "foreseen", "snapshots_key"]
+__all__ = ["by_fixtures", "foreseen", "layers_of", "snapshots_key"]
 
 snapshots_key: Final[pytest.StashKey[dict[str, str]]] = pytest.StashKey()
 """On a node: by name, the layers of snapshot fixtures that are set up for it."""
@@ -52,9 +53,12 @@ def _of_fixture(item: pytest.Item, source: Source) -> tuple[Source, ...]:
 
 
 def _snapshots(item: pytest.Item) -> list[str]:
-    """Layers of the item's snapshot fixtures, in the order in which they were set up."""
-    names = getattr(item, "fixturenames", ())
+    return layers_of(item, getattr(item, "fixturenames", ()))
+
+
+def layers_of(of: pytest.Collector | pytest.Item, names: Collection[str]) -> list[str]:
+    """Layers of those snapshot fixtures among `names` that are set up for the node `of`, wide ones first."""
     found: dict[str, str] = {}
-    for node in item.listchain():
+    for node in of.listchain():
         found |= {name: layer for name, layer in node.stash.get(snapshots_key, {}).items() if name in names}
     return list(found.values())

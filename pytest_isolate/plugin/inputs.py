@@ -69,8 +69,8 @@ def with_project(spec: Spec, item: pytest.Item) -> Spec:
 @cache
 def _project(root: str, here: str, path: str) -> Project:
     own = [path]
-    folder = os.path.dirname(path)
-    while folder == root or folder.startswith(root + os.sep):
+    folder, top = os.path.realpath(os.path.dirname(path)), os.path.realpath(root)
+    while folder == top or folder.startswith(top + os.sep):
         own += [found for name in _WITH_A_TEST if os.path.exists(found := os.path.join(folder, name))]
         folder = os.path.dirname(folder)
     return project_of(root, here, own)

@@ -92,16 +92,20 @@ class Layering:
             finally:
                 box.release()
 
-    def taken(self, call: Callable[[], Any], spec: Spec, what: str) -> tuple[Any, str]:
-        """What `call` returns in a sandbox for `spec`, and the layer of what it wrote there; whoever takes it drops it.
+    def taken(self, call: Callable[[], Any], below: Sequence[str], what: str) -> tuple[Any, str]:
+        """What `call` returns in a sandbox, and the layer of what it wrote there; whoever takes it gives it back.
+
+        Args:
+            below: layers over the host that it sees.
 
         Raises:
             IsolateError
         """
+        spec = Spec(rootfs=(Source("host"), *(Source("directory", layer) for layer in below)) if below else ())
         box = self._supply.acquire(self._supply.rooted(spec)).box
         try:
             value = call_inside(box, call, what)
-            return value, self._kept(box, self._roots.store.borrow)
+            return value, self._kept(box, lambda parts: self._roots.store.borrow(parts, ["host", *below]))
         finally:
             box.release()
 

@@ -54,7 +54,7 @@ class Recipe:
     ) -> None:
         self.name, self.base, self.steps, self.inputs, self.keys, self.place = name, base, steps, inputs, keys, place
         self.function: Callable[[], object] | None = None
-        self.isolate_source = Source("recipe", f"{name} ({place})")
+        self.isolate_source = Source("recipe", f"{name} ({place}, {len(_KNOWN) + 1})")
         _KNOWN[self.isolate_source.path] = self
 
     def __repr__(self) -> str:

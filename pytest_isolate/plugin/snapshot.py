@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import pytest
 
 from pytest_isolate.model.errors import IsolateError
-from pytest_isolate.model.spec import Spec
-from pytest_isolate.plugin.chosen import snapshots_key
+from pytest_isolate.plugin.chosen import layers_of, snapshots_key
 from pytest_isolate.plugin.fixtures import protocol_key
 
 __all__ = ["isolate_snapshot"]
@@ -51,7 +50,7 @@ def isolate_snapshot(function: _F) -> _F:
             values["request"] = request
         call = functools.partial(function, *args, **values)
         protocol = request.config.stash.get(protocol_key, None)
-        return call() if protocol is None or request.config.option.no_isolate else _taken(request, call)
+        return call() if protocol is None or request.config.option.no_isolate else _taken(request, call, signature.parameters)
 
     parameters = list(signature.parameters.values())
     if not wants_request:
@@ -60,7 +59,7 @@ def isolate_snapshot(function: _F) -> _F:
     return snapshot  # type: ignore[return-value]
 
 
-def _taken(request: pytest.FixtureRequest, call: Callable[[], Any]) -> Any:
+def _taken(request: pytest.FixtureRequest, call: Callable[[], Any], requested: Collection[str]) -> Any:
     __tracebackhide__ = True
     name = request.fixturename
     assert name is not None
@@ -72,7 +71,7 @@ def _taken(request: pytest.FixtureRequest, call: Callable[[], Any]) -> Any:
     from pytest_isolate.plugin.layering import Layering
 
     supply = request.config.stash[protocol_key].supply
-    value, layer = Layering(supply, supply.roots).taken(call, Spec(), what)
+    value, layer = Layering(supply, supply.roots).taken(call, layers_of(request.node, requested), what)
     kept = request.node.stash.setdefault(snapshots_key, {})
     kept[name] = layer
 

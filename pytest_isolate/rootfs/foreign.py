@@ -143,9 +143,9 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     steps: list[Operation] = []
     for number, layer in enumerate(layers[1:], 1):
         if layer.file:
-            steps.append(FileOverlay.of(layer, number, root.options))
+            steps.append(FileOverlay.of(layer, (layer.lower,), number, root.options))
         else:
-            steps += _overlay(root, layer, number, (layer.lower,), "the host's", server)
+            steps += _overlay(root, layer, number, (layer.lower,), layer.below, server)
     steps += [Bind(HOST + path, path, recursive=True, readonly=True) for path in code.trees]
     if shown is not None:
         steps += [Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True) for bound in shown.binds]

@@ -300,26 +300,26 @@ class HostRoot:
             yield from (replace(layer, server=server) for layer in missing_trees(over, paths, mountinfo()))
 
     def _layer(self, layer: Layer, number: int, over: Sequence[str], scratch: str) -> Operation:
-        on_top = lowers(os.path.dirname(layer.path) if layer.file else layer.path, over)
+        on_top = lowers(layer.tree, over)
+        lower = covered(layer.tree) if self.is_covered(layer, over, scratch) else layer.lower
         if layer.file:
-            return FileOverlay.of(layer, number, self.options, on_top)
+            return FileOverlay.of(layer, (*on_top, lower), number, self.options)
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
-        below = f"{len(on_top)} layers on the host's" if on_top else "the host's"
-        lower = covered(layer.path) if self.is_covered(layer, over, scratch) else layer.lower
+        below = f"{len(on_top)} layers on {layer.below}" if on_top else layer.below
         return Overlay((*on_top, lower), layer.path, number, self.options, layer.flags, below)
 
     def is_covered(self, layer: Layer, over: Sequence[str], scratch: str) -> bool:
         """Whether `cover` must have been called for the tree of `layer`: its overlay would be made of parts that lie in one another."""
-        parts = (*(over if lowers(layer.path, over) else ()), *((scratch,) if scratch else ()))
-        return layer.lower == HOST + layer.path.rstrip("/") and overlap(layer.path, parts)
+        parts = (*(over if lowers(layer.tree, over) else ()), *((scratch,) if scratch else ()))
+        return layer.lower == HOST + layer.tree.rstrip("/") and overlap(layer.tree, parts)
 
     def prepare_layers(self, over: Sequence[str], trees: Trees, scratch: str) -> None:
         """What `plan` refers to where layers lie over the host's `trees`, or its writes go to the host's disk. Raises SetupError."""
         link(self.workspace, over)
         for layer in (*trees.layers, *self._further(over)):
             if not layer.server and self.is_covered(layer, over, scratch):
-                cover(self.workspace, layer.path)
+                cover(self.workspace, layer.tree)
 
     def _late(self, hidden: Sequence[str]) -> Iterator[Operation]:
         """What goes into the sandbox's own /dev, /proc and /sys."""

@@ -145,9 +145,9 @@ class FileOverlay(Operation):
     flags: int = 0
 
     @classmethod
-    def of(cls, layer: Layer, number: int, options: str, above: tuple[str, ...] = ()) -> Self:
-        """For a `layer` of one file; `above` are directories over the host's."""
-        return cls((*above, layer.lower), layer.file, _point(layer.path), layer.path, number, options, layer.flags)
+    def of(cls, layer: Layer, lowers: tuple[str, ...], number: int, options: str) -> Self:
+        """For a `layer` of one file, with `lowers` in place of its own."""
+        return cls(lowers, layer.file, _point(layer.path), layer.path, number, options, layer.flags)
 
     def describe(self) -> str:
         return f"overlay {self.target} (the host's below, writes are thrown away)"
@@ -246,7 +246,7 @@ def show(spec: Spec, trees: Trees, points: Sequence[str], *, owners: bool) -> Sh
     outline = Outline(root, tuple(_entries(project.root, project.here, (*paths, *held), files, links, whole)))
     around = _of_host(root, trees, owners=owners)
     flags, server = (around.flags, around.server) if isinstance(around, Layer) else (0, "")
-    base = Layer(root, _directory(root, owners=owners), outline.name, flags, server)
+    base = Layer(root, _directory(root, owners=owners), outline.name, flags, server, below="the inputs alone")
     return Shown(outline, (base, *layers), tuple(binds), whole)
 
 
@@ -257,7 +257,7 @@ def _entries(
     found = {path: "copy" if path in copies else "directory" if os.path.isdir(path) else "point" for path in paths}
     found |= {link: "link" for link in links if not any(within(link, tree) for tree in whole)}
     directories = {root}
-    if within(here, root) and not any(within(here, tree) for tree in whole):
+    if here := here if within(here, root) and os.path.isdir(here) else "":
         directories.add(here)
     for path in (*found, here):
         while path != root and within(path := os.path.dirname(path), root):
@@ -310,7 +310,7 @@ def _resolved(path: str) -> str:
 def _outermost(paths: Iterable[str]) -> list[str]:
     """Without those that are in others."""
     found: list[str] = []
-    for path in sorted(set(paths), key=depth):
+    for path in sorted(set(paths), key=lambda path: (depth(path), path)):
         if not any(within(path, other) for other in found):
             found.append(path)
     return found

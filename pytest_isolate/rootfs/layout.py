@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,7 @@ class Layer:
         flags: the mount's own on the host (MS_NOEXEC, MS_NOSUID).
         server: path of fuse-overlayfs where the kernel's overlay is refused; empty else.
         file: name of the one file that is wanted of `lower`, at `path`; empty: all of it.
+        below: what `lower` is, for people.
     """
 
     path: str
@@ -35,6 +37,12 @@ class Layer:
     flags: int = 0
     server: str = ""
     file: str = ""
+    below: str = "the host's"
+
+    @property
+    def tree(self) -> str:
+        """The directory that `lower` is of."""
+        return os.path.dirname(self.path) if self.file else self.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -509,3 +509,80 @@ def test_writes(isolate_box):
     assert not [path for kind, path in told if kind == "D" or "config" in path]
 """
     passed(roots.test(body), passed=1)
+
+
+def test_rootdir_behind_a_link_and_plan(roots: Project) -> None:
+    (roots.path / "real").mkdir()
+    project = Project(roots.path / "real", _as_root(roots.path))
+    project.write(FILES)
+    link = roots.path / "by link"
+    link.symlink_to("real")
+    project.write(
+        {
+            "tests/test_it.py": """
+import os, pytest
+from pathlib import Path
+
+@pytest.mark.isolate(inputs=["src"])
+def test_sees(inner, pytestconfig):
+    assert sorted(os.listdir(pytestconfig.rootpath)) == ["conftest.py", "src", "tests"]
+    assert os.listdir() == ["by link", "real"] or "real" in os.listdir()
+    open(pytestconfig.rootpath / "config/settings.toml")
+"""
+        }
+    )
+    done = project.run(f"--rootdir={link}", str(link / "tests"), "-p", "no:cacheprovider")
+    passed(done, failed=1)
+    assert _named(done.stdout.partition(TITLE)[2]) == ["config/settings.toml"]
+    lines = project.run(f"--rootdir={link}", str(link / "tests"), "--isolate-plan").stdout
+    assert f"  overlay {project.path} (the inputs alone below, writes are thrown away)" in lines
+    assert f"  overlay {project.path}/src (the host's below, writes are thrown away)" in lines
+    assert f"inputs     {link}/src" in lines
+
+
+@requires("unprivileged-user", "userns")
+def test_project_in_none_of_the_user_s_trees_is_read_only_as_without_inputs() -> None:
+    body = """
+import os, pytest
+from pathlib import Path
+ROOT = Path(__file__).parents[1]
+
+@pytest.mark.isolate(inputs=["src", "large.bin"])
+def test_sees(inner):
+    assert sorted(os.listdir(ROOT)) == ["conftest.py", "large.bin", "src", "tests"]
+    for name in ("src/pkg/code.py", "large.bin"):
+        with pytest.raises(OSError):
+            open(ROOT / name, "a")
+"""
+    with user_directory({**FILES, "tests/test_it.py": body}) as place:
+        env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        done = pytest_as_user(
+            "-p", "pytest_isolate.plugin", "-p", "no:cacheprovider", f"--rootdir={place}", str(place / "tests"), cwd="/", env=env
+        )
+        passed(done, passed=1)
+
+
+def test_profile_takes_inputs(roots: Project) -> None:
+    roots.write({"pyproject.toml": '[tool.pytest-isolate.profiles.hermetic]\ninputs = ["src"]\n'})
+    body = """
+@pytest.mark.isolate(profile="hermetic")
+def test_sees():
+    assert sorted(os.listdir(ROOT)) == ["conftest.py", "src", "tests"]
+"""
+    passed(roots.test(body), passed=1)
+
+
+def test_writes_of_inputs_go_to_the_disk_where_asked(project: Project) -> None:
+    body = """
+@pytest.mark.isolate(inputs=["src", "large.bin"], upper="disk")
+def test_writes():
+    for name in ("src/pkg/code.py", "large.bin", "new.txt"):
+        with open(ROOT / name, "a") as file:
+            file.write("inside")
+    assert (ROOT / "large.bin").read_text().endswith("inside")
+"""
+    before = listing(project.path)
+    passed(project.test(body, f"--isolate-store={project.path}/store"), passed=1)
+    assert {name: text for name, text in listing(project.path).items() if not name.startswith("store/")} == {
+        **before, "tests/test_it.py": (project.path / "tests/test_it.py").read_bytes()
+    }  # fmt: skip

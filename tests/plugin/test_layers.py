@@ -221,7 +221,7 @@ def files(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 @isolate_snapshot
 def more():
-    (PLACE / "more").parent.mkdir(exist_ok=True)
+    PLACE.mkdir()
     (PLACE / "more").touch()
     return {"names": ["more"], "number": 1}
 
@@ -239,6 +239,17 @@ def test_two_of_them(files, more):
     assert sorted(os.listdir(files)) == ["content", "lives", "more"]
     assert more == {"names": ["more"], "number": 1}
 
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def on_top(files):
+    assert sorted(os.listdir(files)) == ["content", "lives"]
+    (files / "lives").unlink()
+    (files / "top").touch()
+
+@pytest.mark.isolate
+def test_one_on_the_other(on_top):
+    assert sorted(os.listdir(PLACE)) == ["content", "top"]
+
 @pytest.mark.isolate
 def test_without():
     assert not PLACE.exists()
@@ -248,7 +259,7 @@ def test_without():
 def test_snapshot_of_a_fixture_is_each_test_s_own(suite: Suite):
     suite.write("test_it.py", SNAPSHOT)
     output = suite.run()
-    assert "7 passed" in output, output
+    assert "9 passed" in output, output
     assert output.count("made x") == output.count("made y") == 1
     assert not list((suite.directory / "store/tmp").iterdir())
 

@@ -52,7 +52,7 @@ def expected(pytester: pytest.Pytester) -> dict[str, object]:
 
 def test_there_is_an_option_and_an_ini_key_for_every_key() -> None:
     assert [key.name for key in everywhere()] == list(KEYS)
-    assert {*TYPED, "upper", "rootfs", "writable", "hide", "env", "publish"} == set(KEYS)
+    assert {*TYPED, "upper", "inputs", "rootfs", "writable", "hide", "env", "publish"} == set(KEYS)
 
 
 def test_every_option_is_read(suite: pytest.Pytester) -> None:

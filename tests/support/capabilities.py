@@ -152,6 +152,10 @@ def _emulator() -> str:
     return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
 
 
+def _postgresql() -> str:
+    return "" if shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) else "postgresql isn't installed"
+
+
 def _program(name: str, package: str) -> Callable[[], str]:
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return lambda: "" if shutil.which(name, path=path) else f"{name} isn't installed (apt install {package})"
@@ -206,6 +210,8 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "iptables-legacy": _program("iptables-legacy", "iptables"),
     "redis-server": _program("redis-server", "redis-server"),
     "nginx": _program("nginx", "nginx-light"),
+    "postgresql": _postgresql,
+    **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "zstd")},
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",

@@ -61,6 +61,8 @@ _ESSENCE: Final = (
     f"{_ROOTFS}::test_rest_of_the_host_is_read_only_for_a_user",
     f"{_ROOTFS}::test_nothing_stays_mounted",
     "tests/contract/test_lives.py::test_killed_caller_leaves_nothing",
+    # Layers without the host and over it, and where writes go to.
+    "tests/contract/test_layered_root.py",
 )
 
 SELECTIONS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
