@@ -219,7 +219,11 @@ class Pool:
         with self._turn:
             if self._builder is None:
                 raise SandboxGone("the builder has ended")
-            return self._builder.ask(what, number, about, fds)
+            try:
+                return self._builder.ask(what, number, about, fds)
+            except SandboxGone:  # what it has ready is dying as well
+                self._abandon()
+                raise
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -238,7 +238,7 @@ class Sandbox:
         try:
             return self._place.entrance.fork(failed)
         except OSError as error:
-            if not self.alive():
+            if error.errno == errno.ESRCH or not self.alive():  # it has no namespaces any more a moment before it is dead
                 raise SandboxGone("the sandbox ended before it was entered: its builder was killed") from None
             hint = _FORK_HINTS.get(error.errno or 0, "")
             raise SetupError.from_os_error("fork into the sandbox", error, hint=hint) from None
