@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree import Notes
 from pytest_isolate.images.tree_record import LABEL, Entry
 from pytest_isolate.images.unpack import copy_contents, hash_contents
+from pytest_isolate.model.errors import ImageError
 
 __all__ = ["copy_tree", "entries_of"]
 
@@ -31,7 +33,7 @@ _MEANINGFUL: Final = ("overlay.opaque", "overlay.redirect")
 
 
 def entries_of(root: int, owners: Owners, progress: Callable[[int], None] | None = None) -> dict[bytes, Entry]:
-    """What the directory `root` holds, by path. Raises OSError."""
+    """What the directory `root` holds, by path. Raises ImageError, naming the path."""
     return _Walk(owners, progress).run(root, None)
 
 
@@ -41,7 +43,7 @@ def copy_tree(
     """Copy what the directory `source` holds into the empty directory `target`: sockets and devices are left out with a note.
 
     Raises:
-        OSError
+        ImageError: naming the path.
     """
     return _Walk(owners, progress, notes).run(source, target)
 
@@ -66,9 +68,14 @@ class _Walk:
         entry.xattrs = self._xattrs(source, path, target)
         self._entries[path] = entry
         for name in sorted(map(os.fsencode, os.listdir(source))):
-            self._one(path + b"/" + name if path else name, name, source, target)
+            inner = path + b"/" + name if path else name
+            try:
+                self._one(inner, name, source, target)
+            except OSError as error:
+                code = errno.errorcode.get(error.errno or 0, str(error.errno))
+                raise ImageError(f"{os.fsdecode(inner)!r}: {code} ({error.strerror})") from error
         if target is not None:
-            os.fchown(target, status.st_uid, status.st_gid)
+            self._own(target, path, status, entry)
             os.fchmod(target, stat.S_IMODE(status.st_mode))
             os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
@@ -128,7 +135,7 @@ class _Walk:
                 made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
                 try:
                     entry.content = copy_contents(fd, made, status.st_size)
-                    os.fchown(made, status.st_uid, status.st_gid)
+                    self._own(made, path, status, entry)
                     os.fchmod(made, stat.S_IMODE(status.st_mode))
                     entry.xattrs = self._xattrs(fd, path, made)
                     os.utime(made, ns=(status.st_mtime_ns, status.st_mtime_ns))
@@ -155,7 +162,7 @@ class _Walk:
                 os.symlink(entry.content, name, dir_fd=target)
             else:
                 os.mkfifo(name, 0o600, dir_fd=target)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+            self._own(name, path, status, entry, target)
             if kind == "p":
                 os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
         where = b"/proc/self/fd/%d/%s"
@@ -163,6 +170,20 @@ class _Walk:
         if target is not None:
             os.utime(name, ns=(status.st_mtime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
         return entry
+
+    def _own(self, what: int | bytes, path: bytes, status: os.stat_result, entry: Entry, directory: int | None = None) -> None:
+        """Give a copy its owner; an owner that isn't mapped here can't be given (EINVAL): it stays the image's root."""
+        try:
+            if isinstance(what, int):
+                os.fchown(what, status.st_uid, status.st_gid)
+            else:
+                os.chown(what, status.st_uid, status.st_gid, dir_fd=directory, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            assert self._notes is not None
+            self._notes.add("owned by root instead, since the owner isn't mapped here", path)
+            entry.uid, entry.gid = 0, 0
 
     def _entry(self, kind: str, status: os.stat_result) -> Entry:
         uid, gid = (0, 0) if kind == "w" else self._owners.meant(status.st_uid, status.st_gid)

@@ -108,7 +108,7 @@ class _Worker:
         digest: str,
     ) -> dict[str, Any]:
         """Fill `target`/diff. `expected` is the diff id and `digest` that of the blob; empty: not known."""
-        bounds = Limits(*limits)
+        bounds, self._told = Limits(*limits), 0.0
         notes = Notes()
         pipeline = Pipeline(archive, offset, size, bounds, self._tell)
         root = _made(target)
