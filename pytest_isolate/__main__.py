@@ -26,6 +26,7 @@ from pytest_isolate.model.spec import Spec, absent, contradictions
 from pytest_isolate.model.units import format_duration
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.sandbox import Pool, Process, Sandbox
+from pytest_isolate.sandbox.roots import Roots
 
 __all__ = ["main"]
 
@@ -63,8 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.keep and (why := _refused(options.keep)):
         _say(f"command line: --keep: {why}")
         return _USAGE_ERROR
-    pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink)
+    roots = Roots(options.store)
+    pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink, roots=roots)
     try:
+        with layers.bar() as progress:
+            roots.progress = progress
+            spec = roots.resolved(spec)
+        for note in spec.stack.notes if spec.stack else ():
+            _say(note)
         return _run(Sandbox(spec, pool=pool), pool, command, usage=options.usage, keep=options.keep)
     except IsolateError as error:
         _say(error)
@@ -90,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="how a bridge network reaches the outside",
     )
+    run.add_argument("--store", metavar="PATH", help="directory of the layer store, as for --isolate-store")
     run.add_argument("--usage", action="store_true", help="print what it used to standard error")
     run.add_argument("--keep", metavar="DIR", help="make DIR of the files that it wrote, for shell, or to be mounted as layers")
     run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")

@@ -2,10 +2,13 @@
 
 import os
 import signal
+from collections.abc import Iterator
+
+import pytest
 
 from tests.support.capabilities import pytest_configure, pytest_runtest_setup
 
-__all__ = ["pytest_configure", "pytest_runtest_setup"]
+__all__ = ["layer_store", "pytest_configure", "pytest_runtest_setup"]
 
 # tox tells everything below it where it is: pytest then shares one cache directory among all runs, and hypothesis takes
 # itself for one of a continuous integration, which keeps no database.
@@ -15,3 +18,15 @@ for name in [name for name in os.environ if name.startswith(("TOX_", "__TOX_"))]
 # Started in the background of a script, we ignore Ctrl-C, and so would every run that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def layer_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that tests start keep their layers where pytest removes them, unless they say otherwise."""
+    before = os.environ.get("XDG_DATA_HOME")
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+    yield
+    if before is None:
+        del os.environ["XDG_DATA_HOME"]
+    else:
+        os.environ["XDG_DATA_HOME"] = before

@@ -24,7 +24,7 @@ from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.model.image import Source
 from pytest_isolate.model.units import format_duration, format_size, parse_duration, parse_size
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "bar", "run"]
 
 _DAYS: Final = {"d": 86400, "w": 7 * 86400}
 
@@ -173,7 +173,7 @@ def _import(store: Store, options: argparse.Namespace) -> int:
         options.refuse(f"{options.source}: import takes an image or an archive; a directory is used where it lies")
     if source.kind == "directory":
         source = Source("tarball", source.path)
-    with _bar() as progress:
+    with bar() as progress:
         record = store.image(source, progress, options.name)
     for note in record.notes:
         print(f"pytest-isolate: {note}", file=sys.stderr)
@@ -184,7 +184,7 @@ def _import(store: Store, options: argparse.Namespace) -> int:
 
 def _export(store: Store, options: argparse.Namespace) -> int:
     store.place.exists()
-    with _bar() as progress:
+    with bar() as progress:
         export(store, choose(store, options.name), options.path, progress)
     return 0
 
@@ -194,7 +194,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     chosen = [choose(store, name) for name in options.names] or [Chosen(tuple(store.place.layers()))]
     layers = {layer.chain: layer for each in chosen for layer in each.layers}
     wrong = 0
-    with _bar() as progress:
+    with bar() as progress:
         for layer, altered in verify(store, layers.values(), progress):
             if altered and progress is not None:
                 progress(None)
@@ -219,7 +219,7 @@ def _prune(store: Store, options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Progress | None], None] | None]:
+def bar() -> Iterator[Callable[[Progress | None], None] | None]:
     """What draws a line of progress on a terminal, None takes it away; where standard error is none, there is nothing to call."""
     if not sys.stderr.isatty():
         yield None

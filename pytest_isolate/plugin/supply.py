@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -27,6 +27,7 @@ from pytest_isolate.sandbox.pool import Pool
 from pytest_isolate.sandbox.roots import FindCode, Roots
 
 if TYPE_CHECKING:
+    from pytest_isolate.images.image import Progress
     from pytest_isolate.plugin.layering import Layering
     from pytest_isolate.sandbox import Sandbox
 
@@ -94,8 +95,30 @@ class Supply:
             from pytest_isolate.plugin.own_code import own_code
 
             self._find_code = own_code(self._config)
-        found = self._roots.resolved(spec, self._find_code if code else None)
+        with self._progress():
+            found = self._roots.resolved(spec, self._find_code if code else None)
+        for note in found.stack.notes if found.stack else ():
+            add_note(self._config, note)
         return replace(found, code=Code(tuple(shown))) if shown and found.foreign and not code else found
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """On a terminal, a line that says how far an import is, for as long as there is one."""
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        shown: list[Progress] = []
+
+        def tell(progress: Progress) -> None:
+            with private.without_capture(self._config):
+                reporter.rewrite(
+                    f"isolate: {progress.what}, {progress.done_bytes / max(progress.total_bytes, 1):.0%}", erase=True
+                )
+            shown.append(progress)
+
+        self._roots.progress = tell if reporter is not None and reporter.isatty else None
+        yield
+        if shown:
+            with private.without_capture(self._config):
+                reporter.rewrite("", erase=True)
 
     @property
     def roots(self) -> Roots:

@@ -32,6 +32,8 @@ class Roots:
 
     Args:
         store: path of the layer store; None: the user's.
+
+    Attributes:
         progress: is told how far an import is.
     """
 
@@ -40,7 +42,7 @@ class Roots:
         store: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self._path, self._progress = store, progress
+        self._path, self.progress = store, progress
         self._store: Store | None = None
         self._stacks: dict[tuple[Source, ...], Stack | IsolateError] = {}
         self._codes: dict[tuple[Source, ...], Code | IsolateError] = {}
@@ -70,7 +72,7 @@ class Roots:
         for source in spec.rootfs:
             if source.kind in ("recipe", "fixture"):
                 raise SpecError("rootfs", f"{source} means something in a test of pytest's alone", "the other forms of rootfs=")
-        stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self._progress))
+        stack = _or_raise(self._stacks, spec.rootfs, lambda: self.store.resolve(spec.rootfs, self.progress))
         if stack.host:
             return replace(spec, stack=stack)
         code = None

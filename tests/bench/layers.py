@@ -24,6 +24,7 @@ _DEEP: Final = 60
 _TESTS: Final = 200
 _STATE: Final = 1 << 30
 _FILES: Final = 64
+_PARENT: Final = "isolate-bench-podman"
 
 
 def depth(bench: Bench) -> Row:
@@ -96,11 +97,33 @@ def _container(state: Path, work: Path) -> Iterator[Callable[[], object] | None]
         return
     root = make_root(work / "image", ("sh", "true"))
     shutil.copytree(state, root, dirs_exist_ok=True)
-    podman = ["podman", "--root", str(work / "podman"), "--runroot", str(work / "podman-run"), "--cgroup-manager=cgroupfs"]
+    podman = [
+        "podman",
+        "--root",
+        str(work / "podman"),
+        "--runroot",
+        str(work / "podman-run"),
+        "--cgroup-manager=cgroupfs",
+        "--runtime=runc",
+    ]
     tar = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
     try:
         subprocess.run([*podman, "import", "-q", "-", "bench"], stdin=tar.stdout, check=True, capture_output=True)
-        run = partial(timed, [*podman, "run", "--rm", "--network=none", "--cgroups=disabled", "bench", "true"], work)
+        run = partial(
+            timed,
+            [
+                *podman,
+                "run",
+                "--rm",
+                "--network=none",
+                f"--cgroup-parent=/{_PARENT}",
+                "--ulimit=nofile=1024",
+                "--ulimit=nproc=1024",
+                "bench",
+                "true",
+            ],
+            work,
+        )
         run()
     except subprocess.CalledProcessError:
         yield None
@@ -111,3 +134,6 @@ def _container(state: Path, work: Path) -> Iterator[Callable[[], object] | None]
         with suppress(OSError):
             subprocess.run([*podman, "system", "reset", "--force"], capture_output=True, check=False)
         shutil.rmtree(root, ignore_errors=True)
+        for parent in Path("/sys/fs/cgroup").glob(f"*/{_PARENT}"):
+            for directory in (*sorted((path for path in parent.rglob("*") if path.is_dir()), reverse=True), parent):
+                directory.rmdir()
