@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
-from tests.bench import networks
+from tests.bench import images, networks
 from tests.bench.measure import Command, Row, interleaved, timed
 from tests.bench.peers import CAPS, FORKED, OURS, PEERS, PLAIN, PYTEST, ROOT, Peer
 from tests.bench.suites import HEAVY, write_suite
@@ -256,4 +256,6 @@ SCENARIOS: Final[dict[str, Callable[[Bench], Row]]] = {
     "container": networks.container,
     "crowd": networks.crowd,
     "throughput": networks.throughput,
+    "import": images.plain,
+    "import-gzip": images.gzipped,
 }
