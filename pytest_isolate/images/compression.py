@@ -95,28 +95,45 @@ class Pipeline:
 
     Args:
         progress: called in the reading thread with the bytes read so far.
+        hashed: whether `digest` is wanted.
 
     Attributes:
-        digest: sha256 of the bytes as they lie, in hexadecimal, once all are read.
+        digest: sha256 of the bytes as they lie, in hexadecimal, once all are read; empty where they aren't compressed, for then the
+            chunks are these bytes, or where it isn't wanted.
         read: bytes read so far.
     """
 
-    def __init__(self, fd: int, offset: int, size: int, limits: Limits, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        offset: int,
+        size: int,
+        limits: Limits,
+        progress: Callable[[int], None] | None = None,
+        *,
+        hashed: bool = False,
+    ) -> None:
         self._fd, self._offset, self._size, self._limits = fd, offset, size, limits
         self._progress = progress
         self.read = 0
         self.given = 0
-        self._hash = hashlib.sha256()
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
         self._stop = threading.Event()
         self.compression = compression_of(os.pread(fd, min(8, size), offset))
+        self._hash = hashlib.sha256() if hashed and self.compression else None
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
 
     @property
     def digest(self) -> str:
-        return self._hash.hexdigest()
+        return self._hash.hexdigest() if self._hash is not None else ""
 
     def __iter__(self) -> Iterator[bytes]:
+        if not self.compression:  # reading costs less than handing over
+            for chunk in self._raw():
+                self.given += len(chunk)
+                self._hold()
+                yield chunk
+            return
         self._thread.start()
         try:
             while (item := self._queue.get()) is not None:
@@ -161,18 +178,17 @@ class Pipeline:
 
     def _raw(self) -> Iterator[bytes]:
         while self.read < self._size:
-            data = os.pread(self._fd, min(CHUNK, self._size - self.read), self._offset + self.read)
+            data = os.pread(self._fd, min(CHUNK if self.compression else _OUT, self._size - self.read), self._offset + self.read)
             if not data:
                 raise ImageError(f"truncated: it ends after {self.read} of {self._size} bytes")
             self.read += len(data)
-            self._hash.update(data)
+            if self._hash is not None:
+                self._hash.update(data)
             if self._progress is not None:
                 self._progress(self.read)
             yield data
 
     def _chunks(self) -> Iterator[bytes]:
-        if not self.compression:
-            return self._raw()
         make: dict[str, Callable[[], Any] | None] = {
             "gzip": _Gzip, "xz": lzma.LZMADecompressor, "bzip2": bz2.BZ2Decompressor, "zstd": _zstd_module(),
         }  # fmt: skip

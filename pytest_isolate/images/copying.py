@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from pytest_isolate.images.content import copy_contents, hash_contents
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree import Notes
 from pytest_isolate.images.tree_record import LABEL, Entry
-from pytest_isolate.images.unpack import copy_contents, hash_contents
 from pytest_isolate.model.errors import ImageError
 
 __all__ = ["copy_tree", "entries_of"]

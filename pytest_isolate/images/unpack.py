@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import stat
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_isolate.images.compression import CHUNK, Limits, Pipeline
+from pytest_isolate.images.compression import Limits, Pipeline
+from pytest_isolate.images.content import Content, Hasher, copy_contents
 from pytest_isolate.images.lower import Lower
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tar_reader import Member, TarReader, shown_name
@@ -24,7 +23,7 @@ from pytest_isolate.images.tree import Directory, Notes, Tree
 from pytest_isolate.images.tree_record import Entry
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["Unpacked", "copy_contents", "hash_contents", "unpack"]
+__all__ = ["Unpacked", "unpack"]
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
@@ -32,9 +31,9 @@ _AUFS: Final = b".wh..wh."
 """Names of aufs's own files, which aren't the image's."""
 
 _LONGEST_PATH: Final = 4095
-_HOLE: Final = 1 << 14
-"""Bytes: runs of zeros at least this long, at multiples of it, become holes."""
-_ZEROS: Final = bytes(_HOLE)
+_LARGE: Final = 1 << 15
+"""Bytes: a file from here on is hashed in the other thread; handing it over costs as much as hashing a few pages."""
+
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -67,53 +66,31 @@ def unpack(
     Raises:
         ImageError: see `TarReader`, and for whatever would touch something outside; named by member.
     """
-    hashed = _Hashed(pipeline)
-    reader = TarReader(hashed)
+    whole = hashlib.sha256()
+    hasher = Hasher()
     tree = Tree(root, lower, owners, notes)
     try:
-        work = _Unpacker(tree, reader, limits, lower, strict=strict)
+        work = _Unpacker(tree, TarReader(hasher.passing(pipeline, whole)), hasher, limits, lower, strict=strict)
         work.run()
         tree.finish()
     finally:
         tree.close()
-        hashed.close()
-    return Unpacked(hashed.hexdigest(), pipeline.digest, tree.entries, work.size)
-
-
-class _Hashed:
-    """Chunks that are hashed, in another thread, on their way."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = chunks
-        self._hash = hashlib.sha256()
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(64)
-        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
-            self._room.acquire()
-            self._queue.put(chunk)
-            yield chunk
-
-    def _run(self) -> None:
-        while (chunk := self._queue.get()) is not None:
-            self._hash.update(chunk)
-            self._room.release()
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def hexdigest(self) -> str:
-        """After `close`."""
-        return self._hash.hexdigest()
+        hasher.close()
+    work.write_down_contents()
+    return Unpacked(whole.hexdigest(), pipeline.digest or whole.hexdigest(), tree.entries, work.size)
 
 
 class _Unpacker:
-    def __init__(self, tree: Tree, reader: TarReader, limits: Limits, lower: Lower, *, strict: bool) -> None:
-        self._tree, self._reader, self._limits, self._lower, self._strict = tree, reader, limits, lower, strict
+    def __init__(self, tree: Tree, reader: TarReader, hasher: Hasher, limits: Limits, lower: Lower, *, strict: bool) -> None:
+        self._tree, self._reader, self._hasher, self._limits, self._lower, self._strict = (
+            tree,
+            reader,
+            hasher,
+            limits,
+            lower,
+            strict,
+        )
+        self._contents: list[tuple[Entry, Content]] = []
         self.size = 0
         self._by_kind: dict[str, Callable[[bytes, Member], None]] = {
             "0": self._file, "1": self._hard_link, "2": self._link, "3": self._device, "4": self._device, "5": self._directory, "6": self._fifo,
@@ -136,6 +113,11 @@ class _Unpacker:
                 raise self._failed(member, error) from error
         if not self._reader.ended and self._strict:
             raise ImageError("truncated: it has no end-of-archive blocks")
+
+    def write_down_contents(self) -> None:
+        """Once all is hashed."""
+        for entry, content in self._contents:
+            entry.content = content.digest()
 
     @staticmethod
     def _failed(member: Member, error: OSError) -> ImageError:
@@ -183,7 +165,7 @@ class _Unpacker:
         ids, uid, gid = tree.owner(place, member.uid, member.gid)
         fd = os.open(name, _CREATE, mode & 0o777 if ids is None else 0o600, dir_fd=parent)
         try:
-            content = _Content(fd)
+            content = Content(fd, self._hasher if member.size >= _LARGE else None)
             if member.pieces is None:
                 for piece in self._reader.data():
                     content.write(piece)
@@ -198,9 +180,10 @@ class _Unpacker:
             os.utime(fd, ns=(member.mtime, member.mtime))
         finally:
             os.close(fd)
-        tree.entries[place] = Entry("f", mode, uid, gid, member.size, content.digest(), 0, xattrs)
+        tree.entries[place] = entry = Entry("f", mode, uid, gid, member.size, b"", 0, xattrs)
+        self._contents.append((entry, content))
 
-    def _pieces(self, content: _Content, member: Member) -> None:
+    def _pieces(self, content: Content, member: Member) -> None:
         data = self._reader.data()
         rest = memoryview(b"")
         assert member.pieces is not None
@@ -320,87 +303,6 @@ class _Unpacker:
             tree.entries[place] = Entry("w")
         elif entry.kind == "d":
             tree.directories[place].opaque = True
-
-
-class _Content:
-    """A file that is written from its beginning, runs of zeros left out."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._hash = hashlib.sha256()
-        self._offset = 0
-        self._hole = False
-
-    def write(self, piece: memoryview) -> None:
-        self._hash.update(piece)
-        if len(piece) < _HOLE:
-            self._put(piece)
-            return
-        start, at = 0, -self._offset % _HOLE
-        while at + _HOLE <= len(piece):
-            if piece[at] == 0 and piece[at + _HOLE - 1] == 0 and bytes(piece[at : at + _HOLE]) == _ZEROS:
-                self._put(piece[start:at])
-                self._offset += _HOLE
-                self._hole = True
-                start = at + _HOLE
-            at += _HOLE
-        self._put(piece[start:])
-
-    def _put(self, piece: memoryview) -> None:
-        if self._hole and piece:
-            os.lseek(self._fd, self._offset, os.SEEK_SET)
-            self._hole = False
-        while piece:
-            written = os.write(self._fd, piece)
-            self._offset += written
-            piece = piece[written:]
-
-    def hole(self, until: int) -> None:
-        """Leave out what lies before `until`."""
-        missing = until - self._offset
-        if missing > 0:
-            self._hole = True
-            self._offset = until
-        while missing > 0:
-            self._hash.update(_ZEROS[: min(missing, _HOLE)])
-            missing -= _HOLE
-
-    def end(self, size: int) -> None:
-        self.hole(size)
-        if self._hole:
-            os.ftruncate(self._fd, size)
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-
-def copy_contents(source: int, target: int, size: int) -> bytes:
-    """Copy a file, its holes as holes. Returns its sha256."""
-    content = _Content(target)
-    offset = 0
-    while offset < size:
-        try:
-            begin = os.lseek(source, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole
-                break
-            raise
-        end = os.lseek(source, begin, os.SEEK_HOLE)
-        content.hole(begin)
-        while begin < end and (data := os.pread(source, min(CHUNK * 4, end - begin), begin)):
-            content.write(memoryview(data))
-            begin += len(data)
-        offset = end
-    content.end(size)
-    return content.digest()
-
-
-def hash_contents(fd: int) -> bytes:
-    """sha256 of a file."""
-    hashed = hashlib.sha256()
-    while data := os.read(fd, CHUNK * 4):
-        hashed.update(data)
-    return hashed.digest()
 
 
 def _clean(name: bytes) -> bytes:

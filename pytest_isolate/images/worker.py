@@ -110,7 +110,7 @@ class _Worker:
         """Fill `target`/diff. `expected` is the diff id and `digest` that of the blob; empty: not known."""
         bounds, self._told = Limits(*limits), 0.0
         notes = Notes()
-        pipeline = Pipeline(archive, offset, size, bounds, self._tell)
+        pipeline = Pipeline(archive, offset, size, bounds, self._tell, hashed=bool(digest))
         root = _made(target)
         try:
             lower = Lower(below, self._owners.attribute)
