@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_isolate import __version__
 from pytest_isolate.images import command as layers
+from pytest_isolate.images.bar import bar
 from pytest_isolate.model.errors import IsolateError, SpecError
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 from pytest_isolate.model.net import Net
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     roots = Roots(options.store)
     pool = Pool(cgroup=options.cgroup, depth=0, uplink=options.uplink, roots=roots)
     try:
-        with layers.bar() as progress:
+        with bar() as progress:
             roots.progress = progress
             spec = roots.resolved(spec)
         for note in spec.stack.notes if spec.stack else ():
