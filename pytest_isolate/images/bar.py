@@ -32,7 +32,8 @@ def bar() -> Iterator[Callable[[Progress | None], None] | None]:
             rate = format_size(progress.done_bytes / max(0.001, time.monotonic() - begun))
             width = max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
             line = f"[{'#' * round(share * 20):20}] {share:4.0%}  {rate}/s  {progress.what}"[:width]
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
 
     try:
         yield draw
