@@ -114,7 +114,7 @@ def _import(store: Store, options: argparse.Namespace) -> int:
     try:
         source = Source.read(options.source, os.getcwd())
     except ValueError as error:
-        options.refuse(str(error))
+        return int(options.refuse(str(error)))  # ends the process
     if source.kind in ("host", "layer", "directory") and not (source.kind == "directory" and not os.path.isdir(source.path)):
         options.refuse(f"{options.source}: import takes an image or an archive; a directory is used where it lies")
     if source.kind == "directory":

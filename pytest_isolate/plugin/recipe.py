@@ -100,7 +100,7 @@ def isolate_layer(
 ) -> Recipe: ...
 @overload
 def isolate_layer(
-    name: str, *, base: Any = ..., inputs: Sequence[str | os.PathLike[str]] = ..., **keys: Any
+    name: str, *, steps: None = ..., base: Any = ..., inputs: Sequence[str | os.PathLike[str]] = ..., **keys: Any
 ) -> Callable[[Callable[[], object]], Recipe]: ...
 def isolate_layer(
     name: str,

@@ -114,7 +114,7 @@ class Supply:
                 )
             shown.append(progress)
 
-        self._roots.progress = tell if reporter is not None and reporter.isatty else None
+        self._roots.progress = tell if getattr(reporter, "isatty", False) else None
         yield
         if shown:
             with private.without_capture(self._config):

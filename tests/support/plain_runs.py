@@ -177,7 +177,7 @@ _CHANGING = [
     (re.compile(r"cache from \S+ ago"), "cache from TIME ago"),
     (re.compile(r"0x[0-9a-f]{6,}"), "0xADDRESS"),
     (re.compile(r"\b\d+\.\d+s\b"), "TIMEs"),
-    (re.compile(r"\bisolate_(box|factory), "), ""),  # in lists of the fixtures that there are
+    (re.compile(r"\bisolate_(box|factory|layer), "), ""),  # in lists of the fixtures that there are
     (re.compile(r"\bin \d+\.\d+ ?s(econds)?"), "in TIME"),
     (re.compile(r"={3,}|-{3,}|_{3,}|!{3,}"), "==="),
 ]
