@@ -33,6 +33,7 @@ __all__ = ["Events", "Placement", "Sandbox"]
 _LAST_WRITES: Final = 0.5
 """Seconds for what was killed to have written its last."""
 
+_DYING: Final = 0.5  # seconds for a sandbox without namespaces to be dead
 _FORK_HINTS: Final = {
     errno.EAGAIN: "a limit on processes is reached: raise ulimit -u, or pids.max of the cgroup that pytest runs in",
     errno.ENOMEM: "there is no memory for another copy of the pytest process: run fewer workers, or see vm.overcommit_memory",
@@ -238,7 +239,8 @@ class Sandbox:
         try:
             return self._place.entrance.fork(failed)
         except OSError as error:
-            if error.errno == errno.ESRCH or not self.alive():  # it has no namespaces any more a moment before it is dead
+            # It has no namespaces any more a moment before it is dead. ESRCH is also told where the process that makes ours was killed.
+            if self.ended(_DYING if error.errno == errno.ESRCH else 0):
                 raise SandboxGone("the sandbox ended before it was entered: its builder was killed") from None
             hint = _FORK_HINTS.get(error.errno or 0, "")
             raise SetupError.from_os_error("fork into the sandbox", error, hint=hint) from None
@@ -350,11 +352,7 @@ class Sandbox:
             return Changes.from_json(json.load(file))
 
     def written(self) -> list[tuple[str, int]]:
-        """Where it wrote, as overlayfs keeps it: the path of each overlay, and a descriptor (O_PATH) of its upper directory, the caller's to close.
-
-        Raises:
-            SandboxGone: it is given back, or its builder was killed.
-        """
+        """The path of each overlay, and a descriptor (O_PATH) of its upper directory, the caller's to close. Raises SandboxGone."""
         assert self._pool is not None
         answer = self._pool.ask("written", self.number, {})
         return list(zip(answer["trees"], answer["fds"], strict=True))
