@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from pytest_isolate.images.holding import Held, take_alone
 from pytest_isolate.images.image import Blob, Image, Progress, chain_id
 from pytest_isolate.images.layer import Layer, Record
 from pytest_isolate.images.place import Place
-from pytest_isolate.images.worker_process import Worker
+from pytest_isolate.images.worker_process import Worker, package_directory
 from pytest_isolate.model.errors import ImageError
 from pytest_isolate.model.image import Source
 
@@ -103,6 +104,7 @@ class Importer:
                         "unpack", (fd, target), progress=progress,
                         offset=blob.offset, size=blob.size, below=[f"{self._place.layer(chain)}/diff" for chain in below],
                         limits=[limits.size, limits.ratio, limits.entries], expected=blob.diff_id, digest=blob.digest,
+                        packages="" if shutil.which("zstd") else package_directory("zstandard") or "",
                     )  # fmt: skip
                 except ImageError as error:
                     raise ImageError(f"{blob.name}: {error.message}" if blob.name else error.message, error.hint) from None

@@ -82,7 +82,6 @@ class Store:
         Args:
             name: to find it by later.
         """
-        source = _located(source)
         key = _identity(source)
         if self.place.exists() and (record := self._record(key)) is not None and (not name or record.name == name):
             return record
@@ -265,19 +264,6 @@ def _directory(path: str) -> str:
             "name a directory, or an archive: oci:PATH, docker-archive:PATH, or a file *.tar, *.tar.gz, …",
         )
     return os.path.abspath(path)
-
-
-def _located(source: Source) -> Source:
-    """A tag may have colons itself: ``docker-archive:PATH:NAME:TAG``."""
-    if os.path.lexists(source.path):
-        return source
-    path = source.path
-    while ":" in path:
-        path = path.rpartition(":")[0]
-        if os.path.lexists(path):
-            more = source.path.removeprefix(f"{path}:")
-            return replace(source, path=path, tag=f"{more}:{source.tag}" if source.tag else more)
-    return source
 
 
 def _identity(source: Source) -> str:

@@ -106,8 +106,11 @@ class _Worker:
         limits: list[int],
         expected: str,
         digest: str,
+        packages: str,
     ) -> dict[str, Any]:
-        """Fill `target`/diff. `expected` is the diff id and `digest` that of the blob; empty: not known."""
+        """Fill `target`/diff. `expected` is the diff id and `digest` that of the blob; empty: not known. `packages`: where to look for zstandard."""
+        if packages and packages not in sys.path:
+            sys.path.append(packages)
         bounds, self._told = Limits(*limits), 0.0
         notes = Notes()
         pipeline = Pipeline(archive, offset, size, bounds, self._tell, hashed=bool(digest))

@@ -14,7 +14,7 @@ from pytest_isolate.kernel.channel import pair
 from pytest_isolate.kernel.fresh_interpreter import start
 from pytest_isolate.model.errors import ImageError, error_from_json
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "package_directory"]
 
 
 class Worker:

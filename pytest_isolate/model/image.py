@@ -67,11 +67,15 @@ def _absolute(path: str, base: str) -> str:
 
 
 def _without_tag(text: str, base: str) -> tuple[str, str]:
-    """PATH[:TAG]. A path that exists as it stands has no tag; a tag has no slash."""
-    whole = _absolute(text, base) if text else ""
+    """PATH[:TAG], where both may have colons and slashes: the longest path that exists, else what is before the last colon."""
+    parts = text.split(":") if text else []
+    for count in range(len(parts), 0, -1):
+        path = _absolute(":".join(parts[:count]), base)
+        if os.path.lexists(path):
+            return path, ":".join(parts[count:])
     path, colon, tag = text.rpartition(":")
-    if not colon or "/" in tag or os.path.lexists(whole):
-        return whole, ""
+    if not colon or "/" in tag:
+        path, tag = text, ""
     return _absolute(path, base) if path else "", tag
 
 
