@@ -39,7 +39,7 @@ _ROOT: Final = Path(__file__).parents[1]
 def main(arguments: list[str]) -> int:
     """The exit status of the first part that failed."""
     pytest = [sys.executable, "-m", "pytest", *arguments]
-    together = [*pytest, "-n", "2", "--dist", "loadfile", *(f"--ignore={path}" for path in ALONE)]
+    together = [*pytest, "-n", "2", "--dist", "worksteal", *(f"--ignore={path}" for path in ALONE)]
     statuses = [subprocess.run(command, cwd=_ROOT, check=False).returncode for command in (together, [*pytest, *ALONE])]
     return next((status for status in statuses if status not in (0, _NOTHING_COLLECTED)), 0)
 
