@@ -1,7 +1,7 @@
 """Runs the tests: ``python -m tests [PYTEST ARGUMENTS]``.
 
 Most of them by two processes at a time. Those that look at the whole machine (what is left on it), change what it has only once (forwarding,
-nft tables) or hold a figure against time are alone, afterwards: the end of the output is theirs.
+nft tables, mounts of container engines) or hold a figure against time are alone, afterwards: the end of the output is theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ALONE: Final = (
     "tests/contract/test_containers.py",
     "tests/contract/test_faults.py",
     "tests/contract/test_fuse_overlay.py",
+    "tests/contract/test_images.py",
     "tests/contract/test_lives.py",
     "tests/contract/test_network_faults.py",
     "tests/contract/test_network_parts.py",

@@ -76,6 +76,9 @@ USER_OPTIONS: Final = "userxattr,index=off,metacopy=off"
 
 RESOLV_CONF: Final = "/etc/resolv.conf"
 
+_NOWHERE: Final = "/"
+"""The workspace of plans that nobody carries out."""
+
 _QUIET: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
 
 
@@ -135,7 +138,7 @@ class HostRoot:
     @classmethod
     def surveyed(cls, places: Sequence[str], *, rootless: bool, trees: Sequence[str]) -> HostRoot:
         """What `prepare` would give, every overlay taken to work: for plans that nobody carries out. Raises SetupError."""
-        survey = _survey("/", rootless=rootless, places=places, trees=trees)
+        survey = _survey(_NOWHERE, rootless=rootless, places=places, trees=trees)
         # As `_make` ends: rootless they are masked in the clone that all sandboxes share.
         return replace(survey, sockets=() if rootless else _reachable(survey.sockets, survey.trees))
 
@@ -288,9 +291,11 @@ class HostRoot:
             yield Bind(name, target, recursive=False, readonly=True)
 
     def _has_vanished(self, path: str) -> bool:
-        """Whether what was in a tree that had to be taken apart is gone since: such trees are /tmp and the like."""
-        apart = any(within(path, skeleton.path) and path != skeleton.path for skeleton in self.trees.skeletons)
-        return apart and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
+        """Whether it is gone since the host was captured: a mount point that somebody removed, what was in a tree that is taken apart.
+
+        Removing a directory takes away what is mounted on it in every mount namespace (fs/namespace.c, __detach_mounts).
+        """
+        return self.workspace != _NOWHERE and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
 
     def _further(self, over: Sequence[str]) -> Iterator[Layer]:
         """Rootless: trees that only the layers `over` the host need."""

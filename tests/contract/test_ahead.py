@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +113,33 @@ def test_what_vanishes_from_a_tree_with_mounts_below_it_ends_no_test() -> None:
     first, second, third = json.loads(done.stdout)
     assert "goes" in first
     assert {"stays", "mounted", "late"} <= set(second) & set(third)
+
+
+UNMOUNTED = """
+import json, os, subprocess, sys
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox import Pool, Sandbox
+
+place = sys.argv[1]
+os.mkdir(place)
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+pool = Pool(depth=0)
+seen = []
+for after in (["umount", place], ["rmdir", place], ["true"]):
+    with Sandbox(Spec(), pool=pool) as box:
+        seen.append(box.run(["sh", "-c", f"touch '{place}/x' 2>/dev/null; echo $?"], check=True).stdout.decode().strip())
+    subprocess.run(after, check=True)
+pool.close()
+print(json.dumps(seen))
+"""
+
+
+@requires("root")
+def test_mount_of_the_host_that_ends_with_its_directory_ends_no_test(tmp_path: Path) -> None:
+    """As those of container engines do: the host was captured while it was there."""
+    command = ["unshare", "--mount", "--propagation=private", sys.executable, "-c", UNMOUNTED, str(tmp_path / "comes and goes")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0] == "0"
+    assert json.loads(done.stdout)[2] != "0"
