@@ -295,7 +295,8 @@ class HostRoot:
 
         Removing a directory takes away what is mounted on it in every mount namespace (fs/namespace.c, __detach_mounts).
         """
-        return self.workspace != _NOWHERE and not os.path.lexists(f"{self.workspace}/{HOST}{path}")
+        captured = f"{self.workspace}/{HOST}"
+        return self.workspace != _NOWHERE and os.path.isdir(captured) and not os.path.lexists(captured + path)
 
     def _further(self, over: Sequence[str]) -> Iterator[Layer]:
         """Rootless: trees that only the layers `over` the host need."""
