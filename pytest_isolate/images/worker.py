@@ -21,13 +21,13 @@ from pytest_isolate.images.compression import Limits, Pipeline
 from pytest_isolate.images.copying import copy_tree, entries_of
 from pytest_isolate.images.lower import Lower
 from pytest_isolate.images.owners import Owners
-from pytest_isolate.images.removal import remove
 from pytest_isolate.images.tar_writer import write_layer
 from pytest_isolate.images.tree import Notes
 from pytest_isolate.images.tree_record import Entry, differences, digest, lines
 from pytest_isolate.images.unpack import unpack
 from pytest_isolate.kernel.channel import Channel
 from pytest_isolate.kernel.fresh_interpreter import ignore_terminal
+from pytest_isolate.kernel.removal import remove_tree
 from pytest_isolate.machine.user_namespace import enter_user_namespace
 from pytest_isolate.model.errors import ImageError, IsolateError
 
@@ -198,7 +198,7 @@ class _Worker:
         return {"digest": made, "size": size}
 
     def _remove(self, parent: int, *, name: str) -> dict[str, Any]:
-        remove(os.fsencode(name), parent)
+        remove_tree(os.fsencode(name), parent)
         return {}
 
 

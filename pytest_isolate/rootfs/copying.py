@@ -18,7 +18,7 @@ from typing import Final
 
 from pytest_isolate.rootfs.marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout
 
-__all__ = ["PRIVILEGED", "UNPRIVILEGED", "copy_tree", "remove_tree"]
+__all__ = ["PRIVILEGED", "UNPRIVILEGED", "copy_tree"]
 
 PRIVILEGED: Final = "trusted.overlay."
 UNPRIVILEGED: Final = "user.overlay."
@@ -184,18 +184,3 @@ def _naming(path: str) -> Iterator[None]:
         if error.filename is not None and "/" in str(error.filename):
             raise
         raise OSError(error.errno, error.strerror, path) from error
-
-
-def remove_tree(name: str, directory: int) -> None:
-    """Remove `name` and all that is in it, as far as it is there. Raises OSError."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        with _opened(name, _DIRECTORY, directory) as inner:
-            with suppress(OSError):  # what comes of it shows below
-                os.fchmod(inner, 0o700)
-            for entry in os.listdir(inner):
-                remove_tree(entry, inner)
-        os.rmdir(name, dir_fd=directory)

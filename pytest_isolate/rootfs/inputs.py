@@ -19,6 +19,7 @@ from typing import ClassVar, Final, Self
 
 from pytest_isolate.kernel.calls import NOW, Calls
 from pytest_isolate.kernel.mounts import MS_BIND, MS_NODEV, escape_overlay
+from pytest_isolate.kernel.removal import remove_path
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.layout import HOST, Bound, Layer, Trees
@@ -85,7 +86,7 @@ class Outline:
                     os.chmod(target, stat.S_IMODE(status.st_mode))
             os.rename(half, place)
         except OSError as error:
-            _remove(half)
+            remove_path(half)
             number = error.errno or 0
             raise SetupError(
                 "inputs=", os.fsdecode(error.filename or self.root), number, HINTS.get(number, ""), str(error)
@@ -114,18 +115,6 @@ def _make(entry: _Entry, target: str, *, owners: bool) -> None:
         os.lchown(target, status.st_uid, status.st_gid)
         if entry.kind == "copy":  # chown(2) takes set-id bits away
             os.chmod(target, stat.S_IMODE(status.st_mode))
-
-
-def _remove(directory: str) -> None:
-    """By hand: shutil would be the builder's largest import."""
-    for folder, directories, files in os.walk(directory, topdown=False):
-        for name in files:
-            os.unlink(f"{folder}/{name}")
-        for name in directories:
-            path = f"{folder}/{name}"
-            (os.unlink if os.path.islink(path) else os.rmdir)(path)
-    with suppress(OSError):
-        os.rmdir(directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from pytest_isolate.kernel.calls import NOW, Calls
+from pytest_isolate.kernel.removal import remove_tree
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.changes import Tree, trees_of
-from pytest_isolate.rootfs.copying import PRIVILEGED, UNPRIVILEGED, copy_tree, remove_tree
+from pytest_isolate.rootfs.copying import PRIVILEGED, UNPRIVILEGED, copy_tree
 from pytest_isolate.rootfs.plan import HINTS, UPPER, Operation, Plan, Upper
 
 __all__ = ["ABOUT", "export", "reopened"]

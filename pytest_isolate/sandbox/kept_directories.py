@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_isolate.kernel.removal import remove_tree
 from pytest_isolate.model.errors import IsolateError
 from pytest_isolate.model.spec import Spec
-from pytest_isolate.rootfs.copying import PRIVILEGED, UNPRIVILEGED, remove_tree
+from pytest_isolate.rootfs.copying import PRIVILEGED, UNPRIVILEGED
 from pytest_isolate.rootfs.kept import ABOUT
 
 __all__ = ["IN_CACHE", "Kept", "bases", "find", "refusal", "remove"]

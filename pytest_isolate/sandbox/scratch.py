@@ -7,10 +7,10 @@ more, and those of a run that was killed by the next one.
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 
 from pytest_isolate.kernel.cgroup_runs import is_stale
+from pytest_isolate.kernel.removal import remove_path
 from pytest_isolate.model.errors import SetupError
 
 __all__ = ["Scratch", "remove"]
@@ -51,20 +51,9 @@ class Scratch:
 
 
 def remove(path: str) -> None:
-    """The tree at `path`, as far as it can be removed. By hand: shutil would be the builder's largest import."""
-    for _root, directories, files, fd in os.fwalk(path, topdown=False):
-        for name in files:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=fd)
-        for name in directories:
-            with suppress(OSError):
-                (os.unlink if _is_link(name, fd) else os.rmdir)(name, dir_fd=fd)
+    """The tree at `path`; what can't be removed is swept by the next run."""
     with suppress(OSError):
-        os.rmdir(path)
-
-
-def _is_link(name: str, directory: int) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+        remove_path(path)
 
 
 def _sweep(base: str) -> None:
