@@ -109,64 +109,40 @@ class Store:
         # Who is below is needed by who is above, and so not removed.
         return record if all(self._held.take(self.place.layer(chain)) for chain in record.chains[-1:]) else None
 
-    def add(self, upper: str, base: Sequence[str], about: Mapping[str, Any], *, key: str) -> Kept:
-        """Keep what is in an overlay's upper directory as a layer: whiteouts, opaque directories, links, holes, modes and owners as they are.
+    def add(self, parts: Sequence[tuple[str, int]], base: Sequence[str], about: Mapping[str, Any], *, key: str) -> Kept:
+        """Keep what a sandbox wrote as a layer: whiteouts, opaque directories, links, holes, modes and owners as they are.
 
         Args:
-            upper: a directory that this process can open.
+            parts: of each of its overlays the path, and a descriptor (O_PATH will do) of the upper directory.
             base: directories below it, bottom to top; ``host`` first for the host's tree.
             about: ``name`` (to be found by), and what else should be known of it later; JSON.
             key: of what it was made from. A layer of this key that is there already is replaced.
         """
-        parents = [chain for each in base if (chain := self.chain_at(each))]
-        try:
-            source = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise unreadable(error, upper) from None
-        with ExitStack() as stack:
-            stack.callback(os.close, source)
-            worker = stack.enter_context(Worker())
-            self.place.open(worker.owners)
-            self.place.sweep(worker)
-            path, target = stack.enter_context(self.place.scratch(worker))
-            answer = worker.ask("copy", (source, target))
-            name = str(about.get("name", ""))
+        name = str(about.get("name", ""))
+        with self._copied(parts, base) as (path, answer):
+            parents = [chain for each in base if (chain := self.chain_at(each))]
             chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
-            self._held.take(self.place.layer(chain))
-            kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")
-            self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
-            return kept
+        self._held.take(self.place.layer(chain))
+        kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")
+        self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
+        return kept
 
-    def gather(self, parts: Sequence[tuple[str, int]], base: Sequence[str], about: Mapping[str, Any], *, key: str) -> str:
-        """As `add`, of a sandbox with more overlays than one: each has a path and the descriptor of its upper directory.
+    def borrow(self, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> str:
+        """A layer as `add` makes it that is nobody else's, until `give_back` or `close`. Returns its directory."""
+        with ExitStack() as stack:
+            path, _ = stack.enter_context(self._copied(parts, base))
+            directory = f"{path}/diff"
+            self._borrowed[directory] = stack.pop_all()
+        return directory
 
-        Returns:
-            The layer's directory.
-        """
+    @contextmanager
+    def _copied(self, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A directory in ``tmp/`` with a copy of `parts`, and what the worker says of it; removed at the end if it is still there."""
         with Worker() as worker:
             self.place.open(worker.owners)
             self.place.sweep(worker)
             with self.place.scratch(worker) as (path, target):
-                answer = _gathered(worker, target, parts, base)
-                name = str(about.get("name", ""))
-                parents = [chain for each in base if (chain := self.chain_at(each))]
-                chain = publish(self.place, path, parents[-1] if parents else "", answer["tree"], answer, f"layer:{name or key}")
-        self._held.take(self.place.layer(chain))
-        kept = Kept(key, name, chain, tuple(base), dict(about), time.time(), f"{self.place.layer(chain)}/diff")
-        self.place.write(f"kept/{_hash(key)}.json", kept.to_json())
-        return kept.directory
-
-    def borrow(self, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> str:
-        """A layer of `parts` that is nobody else's, until `give_back` or `close`. Returns its directory."""
-        with ExitStack() as stack:
-            worker = stack.enter_context(Worker())
-            self.place.open(worker.owners)
-            self.place.sweep(worker)
-            path, target = stack.enter_context(self.place.scratch(worker))
-            _gathered(worker, target, parts, base)
-            directory = f"{path}/diff"
-            self._borrowed[directory] = stack.pop_all()
-        return directory
+                yield path, _copy(worker, target, parts, base)
 
     def give_back(self, directory: str) -> None:
         """Remove what `borrow` gave."""
@@ -230,7 +206,7 @@ class Store:
         self.close()
 
 
-def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> dict[str, Any]:
+def _copy(worker: Worker, target: int, parts: Sequence[tuple[str, int]], base: Sequence[str]) -> dict[str, Any]:
     """Those of `parts` that have something, copied by `worker`; an O_PATH descriptor will do for it."""
     opened: list[int] = []
     paths: list[str] = []
@@ -242,7 +218,7 @@ def _gathered(worker: Worker, target: int, parts: Sequence[tuple[str, int]], bas
                 paths.append(path)
             else:
                 os.close(opened.pop())
-        return worker.ask("gather", (target, *opened), paths=paths, base=["/" if each == "host" else each for each in base])
+        return worker.ask("copy", (target, *opened), paths=paths, base=["/" if each == "host" else each for each in base])
     finally:
         for fd in opened:
             os.close(fd)

@@ -84,7 +84,6 @@ class _Worker:
         self.operations: dict[str, Callable[..., dict[str, Any]]] = {
             "unpack": self._unpack,
             "copy": self._copy,
-            "gather": self._gather,
             "verify": self._verify,
             "export": self._export,
             "remove": self._remove,
@@ -127,17 +126,7 @@ class _Worker:
                 )
         return self._described(target, done.entries, notes, diff_id=done.diff_id, size=done.size)
 
-    def _copy(self, source: int, target: int) -> dict[str, Any]:
-        """Fill `target`/diff with what is in the directory `source`."""
-        notes = Notes()
-        root = _made(target)
-        try:
-            entries = copy_tree(source, root, self._owners, notes, self._tell)
-        finally:
-            os.close(root)
-        return self._described(target, entries, notes, size=_bytes_of(entries))
-
-    def _gather(self, target: int, *sources: int, paths: list[str], base: list[str]) -> dict[str, Any]:
+    def _copy(self, target: int, *sources: int, paths: list[str], base: list[str]) -> dict[str, Any]:
         """Fill `target`/diff with what is in each directory of `sources`, at its one of `paths`; those above come before those in them.
 
         overlayfs marks each new directory as opaque. Where none of `base` has one of that name, the mark would only hide
@@ -147,13 +136,14 @@ class _Worker:
         root = _made(target)
         try:
             os.fchmod(root, 0o755)
+            entries = {b"": self._directory(root)}
             for source, path in zip(sources, paths, strict=True):
-                place = _below(root, path)
+                place = self._below(root, path, entries)
                 try:
-                    copy_tree(source, place, self._owners, notes, self._tell)
+                    copied = copy_tree(source, place, self._owners, notes, self._tell)
                 finally:
                     os.close(place)
-            entries = entries_of(root, self._owners)
+                entries |= {_joined(path, at): entry for at, entry in copied.items()}
             for at, entry in entries.items():
                 if _OPAQUE in entry.xattrs and not any(os.path.lexists(os.path.join(os.fsencode(each), at)) for each in base):
                     os.removexattr(b"/proc/self/fd/%d/%s" % (root, at), f"{self._owners.attribute}opaque")
@@ -161,6 +151,26 @@ class _Worker:
         finally:
             os.close(root)
         return self._described(target, entries, notes, size=_bytes_of(entries))
+
+    def _below(self, root: int, path: str, entries: dict[bytes, Entry]) -> int:
+        """An fd of the directory `path` below `root`, made where it isn't there, with the host's mode where that has one; `entries` learns of it."""
+        fd = os.dup(root)
+        at = ""
+        for name in path.strip("/").split("/") if path.strip("/") else ():
+            at += f"/{name}"
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=fd)
+                with suppress(OSError):
+                    os.chmod(name, stat.S_IMODE(os.stat(at).st_mode), dir_fd=fd)
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+            entries.setdefault(os.fsencode(at[1:]), self._directory(fd))
+        return fd
+
+    def _directory(self, fd: int) -> Entry:
+        status = os.fstat(fd)
+        return Entry("d", stat.S_IMODE(status.st_mode), *self._owners.meant(status.st_uid, status.st_gid))
 
     def _described(self, target: int, entries: dict[bytes, Entry], notes: Notes, **more: Any) -> dict[str, Any]:
         """Write down what is in `target`/diff beside it."""
@@ -202,20 +212,9 @@ class _Worker:
         return {}
 
 
-def _below(root: int, path: str) -> int:
-    """An fd of the directory `path` below `root`, made where it isn't there, with the host's mode where that has one."""
-    fd = os.dup(root)
-    at = ""
-    for name in path.strip("/").split("/") if path.strip("/") else ():
-        at += f"/{name}"
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=fd)
-            with suppress(OSError):
-                os.chmod(name, stat.S_IMODE(os.stat(at).st_mode), dir_fd=fd)
-        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-    return fd
+def _joined(directory: str, path: bytes) -> bytes:
+    above = os.fsencode(directory.strip("/"))
+    return b"/".join(part for part in (above, path) if part)
 
 
 def _bytes_of(entries: dict[bytes, Entry]) -> int:

@@ -88,7 +88,7 @@ class Layering:
                     call_inside(box, recipe.function, f"layer {recipe.name!r} of {recipe.place}")
                 about = {"name": recipe.name, "place": recipe.place}
                 under = [*(["host"] if below.host else []), *below.directories]
-                return self._kept(box, lambda parts: store.gather(parts, under, about, key=key))
+                return self._kept(box, lambda parts: store.add(parts, under, about, key=key).directory)
             finally:
                 box.release()
 

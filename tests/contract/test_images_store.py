@@ -306,7 +306,7 @@ def made(caller: Caller) -> tuple[list[str], list[str]]:
 def test_upper_directory_of_an_overlay_is_kept_as_a_layer(caller: Caller) -> None:
     below, shown = made(caller)
     code = """
-kept = STORE.add("upper", json.loads(sys.argv[1]), {"name": "db", "steps": ["init"]}, key="k1")
+kept = STORE.add([("/", os.open("upper", os.O_PATH))], json.loads(sys.argv[1]), {"name": "db", "steps": ["init"]}, key="k1")
 print(json.dumps([kept.directory, STORE.find("k1"), STORE.find("k2"), stack("layer:db").to_json()]))
 """
     directory, found, nothing, stacked = run(caller, code, json.dumps(below))
@@ -333,7 +333,7 @@ def test_layer_made_on_the_host_brings_the_host(caller: Caller) -> None:
     (caller.directory / "upper/file").touch()
     readable(caller.directory / "upper")
     code = """
-STORE.add("upper", ["host"], {"name": "on-host"}, key="h")
+STORE.add([("/", os.open("upper", os.O_PATH))], ["host"], {"name": "on-host"}, key="h")
 print(json.dumps([stack("layer:on-host").to_json(), stack("host", "layer:on-host").to_json()]))
 """
     alone, above = run(caller, code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.capabilities import requires
-from tests.support.pytest_process import run_pytest
+from tests.support.pytest_process import ROOT, run_pytest
 from tests.support.roots import make_root
-from tests.support.unprivileged import USER_ID, pytest_as_user, user_directory
+from tests.support.unprivileged import USER_ID, find_python, pytest_as_user, run_as_user, user_directory
 
 Run = Callable[..., pytest.RunResult | subprocess.CompletedProcess[str]]
 
@@ -174,6 +175,32 @@ def test_factory(isolate_factory):
     )
     output = suite.run()
     assert "2 passed" in output, output
+
+
+def test_layers_of_several_trees_and_of_none_are_as_they_are_written_down(suite: Suite):
+    suite.write(
+        "test_it.py",
+        """
+several = isolate_layer("several", steps=[f"mkdir -p {PLACE}/d && touch {PLACE}/f && ln {PLACE}/f {PLACE}/d/g && echo 2 > /tmp/isolate-layers"])
+nothing = isolate_layer("nothing", steps=["true"])
+
+@pytest.mark.isolate(rootfs=[several])
+def test_several():
+    assert (PLACE / "f").samefile(PLACE / "d/g")
+    assert os.path.exists("/tmp/isolate-layers")
+
+@pytest.mark.isolate(rootfs=[nothing])
+def test_nothing(): pass
+""",
+    )
+    output = suite.run()
+    assert "2 passed" in output, output
+    arguments = ["-m", "pytest_isolate", "layers", "verify", "--store", f"{suite.directory}/store"]
+    if suite.root:
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    else:
+        done = run_as_user([find_python() or "", *arguments])
+    assert done.stderr == "2 layers read, none altered\n"
 
 
 def test_fixture_selects_a_layer(suite: Suite):
