@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.paths import within
 
 __all__ = ["libc_of", "make_runtime", "needed_glibc", "too_old"]
 
@@ -52,14 +53,16 @@ def make_runtime(store: str, executable: str, modules: Sequence[str], trees: Seq
         os.chmod(made, 0o755)  # noqa: S103 - it becomes a root directory
         try:
             for path in _libraries([os.path.realpath(executable), *modules]):
-                if not _in(path, trees):
+                if not any(within(path, tree) for tree in trees):
                     _copy(path, made)
             _links(executable, made, trees)
-            os.rename(made, place)
-        except BaseException:
+            try:
+                os.rename(made, place)
+            except OSError:
+                if not os.path.isdir(place):  # else another process was faster
+                    raise
+        finally:
             shutil.rmtree(made, ignore_errors=True)
-            if not os.path.isdir(place):  # another process was faster
-                raise
     except OSError as error:
         hint = "name a directory that you can write: --isolate-store=PATH"
         raise SetupError.from_os_error("collect the interpreter's libraries", error, place, hint) from None
@@ -69,10 +72,6 @@ def make_runtime(store: str, executable: str, modules: Sequence[str], trees: Seq
 def _identity(path: str) -> tuple[str, int, int]:
     status = os.stat(path)
     return path, status.st_size, status.st_mtime_ns
-
-
-def _in(path: str, trees: Iterable[str]) -> bool:
-    return any(path == tree or path.startswith(f"{tree}/") for tree in trees)
 
 
 def _libraries(files: Sequence[str]) -> Iterator[str]:
@@ -101,7 +100,7 @@ def _links(executable: str, root: str, trees: Sequence[str]) -> None:
     path = executable
     while os.path.islink(path):
         text = os.readlink(path)
-        if not _in(path, trees):
+        if not any(within(path, tree) for tree in trees):
             os.makedirs(root + os.path.dirname(path), exist_ok=True)
             if not os.path.lexists(root + path):
                 os.symlink(text, root + path)

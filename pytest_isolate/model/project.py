@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pytest_isolate.model.errors import SpecError
+from pytest_isolate.model.paths import within
 
 __all__ = ["Project", "outside"]
 
@@ -43,7 +44,7 @@ def outside(inputs: Iterable[str], root: str) -> list[SpecError]:
     return [
         SpecError("inputs", f"{path!r} is outside of the project {root!r}, and what is outside is shown anyway", _ACCEPTED)
         for path in inputs
-        if not (_within(path, root) or any(_within(place, real) for place in _places(path)))
+        if not (within(path, root) or any(within(place, real) for place in _places(path)))
     ]
 
 
@@ -51,7 +52,3 @@ def _places(path: str) -> tuple[str, ...]:
     """Where it is, and, if it is a link, where what it leads to is."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name), os.path.realpath(path)
-
-
-def _within(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree + os.sep)

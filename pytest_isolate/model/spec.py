@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Code, Source, Stack
 from pytest_isolate.model.net import Bandwidth, Net, Publish
+from pytest_isolate.model.paths import within
 from pytest_isolate.model.project import Project
 from pytest_isolate.model.units import format_size
 
@@ -150,10 +151,6 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def _within(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree.rstrip(os.sep) + os.sep)
-
-
 def contradictions(spec: Spec) -> list[SpecError]:
     """Every pair of keys that can't both be meant, as `SpecError.key` joined by ``+``; the errors carry no place yet."""
     found = []
@@ -215,13 +212,13 @@ def _bad_paths(spec: Spec) -> list[SpecError]:
         if path == "/":
             found.append(SpecError("writable", "'/' would make the whole host writable", "paths below /"))
         for tree in ("/proc", "/sys", "/dev"):
-            if _within(path, tree):
+            if within(path, tree):
                 found.append(
                     SpecError("writable", f"{path!r} lies in {tree}, which each sandbox has of its own",
                               "paths outside /proc, /sys and /dev")
                 )  # fmt: skip
         for hidden in spec.hide:
-            if _within(hidden, path) or _within(path, hidden):
+            if within(hidden, path) or within(path, hidden):
                 found.append(
                     SpecError("hide+writable", f"hide={hidden!r} and writable={path!r} contain one another",
                               "paths that don't overlap")
@@ -241,7 +238,7 @@ def _bad_inputs(spec: Spec) -> list[SpecError]:
     ):
         for other in others:
             for path in spec.inputs:
-                if _within(path, other):
+                if within(path, other):
                     found.append(
                         SpecError(
                             key, f"{name}={other!r} {does} inputs={path!r}", f"{name} of paths in inputs, or outside of them"

@@ -16,6 +16,7 @@ import pytest
 from pytest_isolate.images.runtime import make_runtime, too_old
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.image import Code, Stack
+from pytest_isolate.model.paths import outermost, within
 from pytest_isolate.sandbox.roots import FindCode
 
 __all__ = ["own_code"]
@@ -28,9 +29,9 @@ def own_code(config: pytest.Config) -> FindCode:
     """What finds out, for the layers that it is given, when it is needed."""
 
     def find(stack: Stack, store: str) -> Code:
-        projects = _outermost([str(config.rootpath), str(config.invocation_params.dir)])
+        projects = _directories([str(config.rootpath), str(config.invocation_params.dir)])
         executable = sys.executable
-        trees = [path for path in _trees(executable) if not _within(path, projects)]
+        trees = [path for path in _trees(executable) if not any(within(path, project) for project in projects)]
         modules = list(_extension_modules())
         real = os.path.realpath(executable)
         if why := too_old(stack.directories, [real, *modules]):
@@ -50,7 +51,7 @@ def _trees(executable: str) -> list[str]:
     found = [*prefixes, paths["stdlib"], paths["platstdlib"], *sys.path, *_package_directories(), os.path.realpath(executable)]
     real = [os.path.realpath(path) for path in found if path]
     given = [os.path.normpath(path) for path in found if path and os.path.isabs(path)]
-    return _outermost(
+    return _directories(
         path for path in (*real, *given) if path not in _SHARED and os.path.exists(path) and not os.path.islink(path)
     )
 
@@ -76,10 +77,6 @@ def _extension_modules() -> Iterator[str]:
             yield file
 
 
-def _within(path: str, trees: Iterable[str]) -> bool:
-    return any(path == tree or path.startswith(f"{tree}/") for tree in trees)
-
-
-def _outermost(paths: Iterable[str]) -> list[str]:
-    known = {os.path.realpath(path) if os.path.islink(path) else path for path in paths} - {"/"}
-    return [path for path in sorted(known) if not any(path != other and path.startswith(f"{other}/") for other in known)]
+def _directories(paths: Iterable[str]) -> list[str]:
+    """The outermost of `paths`, without links."""
+    return sorted(outermost({os.path.realpath(path) if os.path.islink(path) else path for path in paths} - {"/"}))

@@ -16,6 +16,7 @@ from typing import Final
 
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.image import Code, Stack
+from pytest_isolate.model.paths import within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
@@ -40,7 +41,7 @@ from pytest_isolate.rootfs.plan import (
     Plan,
     Upper,
 )
-from pytest_isolate.rootfs.survey import OWN_TREES, depth, within
+from pytest_isolate.rootfs.survey import OWN_TREES, depth
 
 __all__ = ["describe_plan", "plan_of", "prepare"]
 

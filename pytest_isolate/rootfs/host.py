@@ -20,6 +20,7 @@ from typing import Final
 
 from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, Mount, mountinfo
 from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.paths import within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.devices import DISK
@@ -62,7 +63,6 @@ from pytest_isolate.rootfs.survey import (
     depth,
     hierarchies,
     submounts,
-    within,
 )
 from pytest_isolate.rootfs.trees import make_skeletons, user_trees
 

@@ -21,10 +21,11 @@ from pytest_isolate.kernel.calls import NOW, Calls
 from pytest_isolate.kernel.mounts import MS_BIND, MS_NODEV, escape_overlay
 from pytest_isolate.kernel.removal import remove_path
 from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.paths import outermost, within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.layout import HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import HINTS, UPPER, WORK, Directory, Operation
-from pytest_isolate.rootfs.survey import OWN_TREES, depth, within
+from pytest_isolate.rootfs.survey import OWN_TREES, depth
 from pytest_isolate.rootfs.trees import COPIED, copy_file
 
 __all__ = ["FileOverlay", "Outline", "Shown", "show"]
@@ -218,8 +219,8 @@ def show(spec: Spec, trees: Trees, points: Sequence[str], *, owners: bool) -> Sh
     held = [point for point in points if within(point, root)]
     if any(point == root for point in held):  # all of it is the host's own
         return None
-    paths = _outermost(path for path in found if within(path, root) and not any(within(path, point) for point in held))
-    held = [point for point in _outermost(held) if not any(within(point, path) for path in paths)]
+    paths = outermost(path for path in found if within(path, root) and not any(within(path, point) for point in held))
+    held = [point for point in outermost(held) if not any(within(point, path) for path in paths)]
     binds, files, layers = [], [], []
     for path in paths:
         if os.path.isfile(path) and os.path.getsize(path) <= COPIED and os.access(path, os.R_OK):
@@ -294,15 +295,6 @@ def _resolved(path: str) -> str:
     except OSError as error:
         hint = f"make {path} on the host before the test asks for it, or take it out of inputs="
         raise SetupError("inputs=", path, error.errno or 0, hint) from error
-
-
-def _outermost(paths: Iterable[str]) -> list[str]:
-    """Without those that are in others."""
-    found: list[str] = []
-    for path in sorted(set(paths), key=lambda path: (depth(path), path)):
-        if not any(within(path, other) for other in found):
-            found.append(path)
-    return found
 
 
 def _links(path: str) -> Iterator[str]:

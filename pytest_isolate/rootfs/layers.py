@@ -19,9 +19,10 @@ from typing import Final
 
 from pytest_isolate.kernel.mounts import MS_NODEV, MS_RDONLY, Mount, escape_overlay, mount
 from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.paths import within
 from pytest_isolate.rootfs.layout import HOST, Layer
 from pytest_isolate.rootfs.plan import EMPTY, Directory
-from pytest_isolate.rootfs.survey import OWN_TREES, around, within
+from pytest_isolate.rootfs.survey import OWN_TREES, around
 
 __all__ = ["cover", "covered", "link", "lowers", "missing_trees", "overlap", "short"]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_isolate.kernel.mounts import Mount, mount_id
+from pytest_isolate.model.paths import within
 
-__all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts", "within"]
+__all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts"]
 
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 
@@ -61,11 +62,6 @@ MASKED: Final = (
 def depth(path: str) -> int:
     """Number of components, 0 for the root: what is mounted deeper is mounted later."""
     return 0 if path == "/" else path.count("/")
-
-
-def within(path: str, tree: str) -> bool:
-    """Whether `path` is `tree` or below it."""
-    return tree in ("/", path) or path.startswith(tree + "/")
 
 
 def around(path: str, mounts: Sequence[Mount]) -> Mount | None:

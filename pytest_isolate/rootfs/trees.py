@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_isolate.kernel.mounts import Mount
+from pytest_isolate.model.paths import outermost, within
 from pytest_isolate.rootfs.layout import HOST, SKELETONS, Bound, Layer, Skeleton, Trees
 from pytest_isolate.rootfs.plan import Directory
-from pytest_isolate.rootfs.survey import KERNEL_TYPES, OWN_TREES, around, within
+from pytest_isolate.rootfs.survey import KERNEL_TYPES, OWN_TREES, around
 
 __all__ = ["COPIED", "copy_file", "make_skeletons", "user_trees"]
 
@@ -43,7 +44,7 @@ def user_trees(mounts: Sequence[Mount], trees: Sequence[str]) -> Trees:
 def _outermost(trees: Sequence[str]) -> list[str]:
     real = {os.path.realpath(tree) for tree in trees if os.path.isdir(tree) and os.access(tree, os.R_OK | os.X_OK)}
     usable = {tree for tree in real if tree != "/" and not any(within(tree, own) for own in OWN_TREES)}
-    return [tree for tree in sorted(usable) if not any(tree != other and within(tree, other) for other in usable)]
+    return sorted(outermost(usable))
 
 
 @dataclass

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 import pytest_isolate
+from pytest_isolate.model.paths import within
 from pytest_isolate.model.project import Project
 
 __all__ = ["project_of"]
@@ -20,7 +21,7 @@ def project_of(root: str, here: str, also: Iterable[str] = ()) -> Project:
         also: paths that are to be shown beside the inputs.
     """
     real = os.path.realpath(root)
-    kept = (path for path in (*_interpreter(real), *also) if _within(path, root) or _within(path, real))
+    kept = (path for path in (*_interpreter(real), *also) if any(path != tree and within(path, tree) for tree in (root, real)))
     return Project(real, os.path.realpath(here), tuple(dict.fromkeys(kept)))
 
 
@@ -35,7 +36,3 @@ def _interpreter(root: str) -> Iterator[str]:
             packages.append(os.path.dirname(os.__file__))
     yield from packages
     yield os.path.dirname(pytest_isolate.__file__)
-
-
-def _within(path: str, tree: str) -> bool:
-    return path.startswith(tree.rstrip(os.sep) + os.sep)

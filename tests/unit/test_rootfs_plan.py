@@ -14,6 +14,7 @@ import pytest
 from pytest_isolate.kernel.mounts import MS_NOSUID, MS_RDONLY, Mount, mountinfo
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.net import Net
+from pytest_isolate.model.paths import within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs import host, trees
 from pytest_isolate.rootfs.foreign import describe_plan
@@ -35,7 +36,7 @@ from pytest_isolate.rootfs.plan import (
     apply,
 )
 from pytest_isolate.rootfs.sockets import host_sockets
-from pytest_isolate.rootfs.survey import Hierarchy, around, depth, hierarchies, submounts, within
+from pytest_isolate.rootfs.survey import Hierarchy, around, depth, hierarchies, submounts
 
 
 def mounted(
