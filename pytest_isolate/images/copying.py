@@ -13,6 +13,7 @@ from pytest_isolate.images.content import copy_contents, hash_contents
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree import Notes
 from pytest_isolate.images.tree_record import LABEL, Entry
+from pytest_isolate.kernel.overlay_marks import is_whiteout
 from pytest_isolate.model.errors import ImageError
 
 __all__ = ["copy_tree", "entries_of"]
@@ -81,9 +82,7 @@ class _Walk:
 
     def _one(self, path: bytes, name: bytes, source: int, target: int | None) -> None:
         status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        kind = _KINDS[stat.S_IFMT(status.st_mode)]
-        if kind == "c" and status.st_rdev == 0:
-            kind = "w"
+        kind = "w" if is_whiteout(status) else _KINDS[stat.S_IFMT(status.st_mode)]
         if kind in "cbs":
             if self._notes is not None:
                 self._notes.add("device nodes left out" if kind != "s" else "sockets left out", path)

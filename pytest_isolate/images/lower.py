@@ -12,6 +12,8 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 
+from pytest_isolate.kernel.overlay_marks import is_whiteout
+
 __all__ = ["Lower"]
 
 
@@ -39,7 +41,7 @@ class Lower:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                     continue
                 raise
-            return None if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0 else (place, status)
+            return None if is_whiteout(status) else (place, status)
         return None
 
     def _directories(self, path: bytes) -> list[bytes]:

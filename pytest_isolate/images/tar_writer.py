@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree_record import LABEL
+from pytest_isolate.kernel.overlay_marks import is_whiteout
 from pytest_isolate.model.errors import ImageError
 
 __all__ = ["write_layer"]
@@ -61,7 +62,7 @@ class _Writer:
             finally:
                 os.close(fd)
             return
-        if kind == stat.S_IFCHR and status.st_rdev == 0:
+        if is_whiteout(status):
             above, slash, _ = path.rpartition(b"/")
             self._empty(above + slash + b".wh." + name)
             return

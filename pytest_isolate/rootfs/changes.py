@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_isolate.kernel.overlay_marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout, read_attributes, read_marks
 from pytest_isolate.model.changes import MOST, Change, Changes, Kind
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.in_root import InRoot
 from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.lower import Found, Lower
-from pytest_isolate.rootfs.marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout, read_attributes, read_marks
 from pytest_isolate.rootfs.plan import Directory, Overlay, Plan, Upper
 
 __all__ = ["Tree", "changes", "points_of", "trees_of"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from pytest_isolate.rootfs.marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout
+from pytest_isolate.kernel.overlay_marks import DOTTED, OPAQUE_FILE, PRIVATE, is_whiteout
 
 __all__ = ["PRIVILEGED", "UNPRIVILEGED", "copy_tree"]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -20,7 +19,7 @@ from pytest_isolate.model.paths import within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
-from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot, resolved
+from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot
 from pytest_isolate.rootfs.in_root import InRoot
 from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.layers import link, short
@@ -41,7 +40,7 @@ from pytest_isolate.rootfs.plan import (
     Plan,
     Upper,
 )
-from pytest_isolate.rootfs.survey import OWN_TREES, depth
+from pytest_isolate.rootfs.survey import OWN_TREES, depth, resolved
 
 __all__ = ["describe_plan", "plan_of", "prepare"]
 
@@ -178,11 +177,9 @@ def _overlay(root: HostRoot, layer: Layer, number: int, below: tuple[str, ...], 
 def _like(path: str, *, rootless: bool) -> Directory:
     """What an upper must look like to cover `path`; rootless it is the caller's, who is root inside."""
     try:
-        status = os.stat(path)
+        return Directory.like(path, owned=not rootless)
     except OSError as error:
         raise SetupError.from_os_error("use a directory", error, path) from None
-    mode = stat.S_IMODE(status.st_mode)
-    return Directory(mode) if rootless else Directory(mode, status.st_uid, status.st_gid)
 
 
 def _cover(path: str, stack: Stack) -> str:

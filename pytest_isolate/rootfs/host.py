@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -62,11 +61,12 @@ from pytest_isolate.rootfs.survey import (
     around,
     depth,
     hierarchies,
+    resolved,
     submounts,
 )
 from pytest_isolate.rootfs.trees import make_skeletons, user_trees
 
-__all__ = ["HostRoot", "resolved"]
+__all__ = ["HostRoot"]
 
 ROOT_OPTIONS: Final = "redirect_dir=on,xino=on,index=off,metacopy=off"
 """As real root: directories rename, inode numbers survive the copy-up."""
@@ -344,15 +344,6 @@ def _covered(path: str, trees: Sequence[str]) -> bool:
     return any(within(path, tree) for tree in trees)
 
 
-def resolved(key: str, path: str) -> str:
-    """`path` without symbolic links, which would lead a mount out of the tree that is being built."""
-    try:
-        return os.path.realpath(path, strict=True)
-    except OSError as error:
-        hint = f"make {path} on the host before the test asks for it, or take it out of {key}="
-        raise SetupError(f"{key}=", path, error.errno or 0, hint) from error
-
-
 def _hide(path: str, kept: Sequence[str]) -> Hide:
     if path in kept:
         raise SetupError("hide=", path, errno.EBUSY, f"pytest itself writes there: take {path} out of hide=")
@@ -361,11 +352,6 @@ def _hide(path: str, kept: Sequence[str]) -> Hide:
 
 def _cover(path: str) -> str:
     return EMPTY if os.path.isdir(path) else NOTHING
-
-
-def _directory(path: str) -> Directory:
-    status = os.stat(path)
-    return Directory(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
 
 
 def _survey(workspace: str, *, rootless: bool, places: Sequence[str], trees: Sequence[str], unified: bool = False) -> HostRoot:
@@ -426,7 +412,7 @@ def _submount_trees(mounts: Sequence[Mount]) -> Trees:
     What a container engine has mounted for its containers is nothing to write to, and may be a hundred mounts.
     """
     root = around("/", mounts)
-    layers = [Layer("/", _directory("/"), HOST, root.flags if root else 0)]
+    layers = [Layer("/", Directory.like("/", owned=True), HOST, root.flags if root else 0)]
     binds = []
     for submount in submounts(mounts):
         if submount.directory and not submount.readonly and not _covered(submount.point, ENGINES):

@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Self
 
 from pytest_isolate.kernel.calls import NOW, Calls
-from pytest_isolate.kernel.mounts import MS_BIND, MS_NODEV, escape_overlay
+from pytest_isolate.kernel.mounts import MS_BIND, MS_NODEV
 from pytest_isolate.kernel.removal import remove_path
 from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.paths import outermost, within
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.layout import HOST, Bound, Layer, Trees
-from pytest_isolate.rootfs.plan import HINTS, UPPER, WORK, Directory, Operation
-from pytest_isolate.rootfs.survey import OWN_TREES, depth
+from pytest_isolate.rootfs.plan import HINTS, Directory, Operation, overlay_data
+from pytest_isolate.rootfs.survey import OWN_TREES, depth, resolved
 from pytest_isolate.rootfs.trees import COPIED, copy_file
 
 __all__ = ["FileOverlay", "Outline", "Shown", "show"]
@@ -143,10 +143,7 @@ class FileOverlay(Operation):
         return f"overlay {self.target} (the host's below, writes are thrown away)"
 
     def execute(self, root: str, calls: Calls = NOW) -> None:
-        data = (
-            f"lowerdir={':'.join(map(escape_overlay, self.lowers))},upperdir={UPPER}/{self.number},"
-            f"workdir={UPPER}/{WORK}{self.number},{self.options}"
-        )
+        data = overlay_data(self.lowers, self.number, self.options)
         calls.mount("overlay", self.point, "overlay", self.flags | MS_NODEV, data)
         calls.mount(f"{self.point}/{self.name}", root + self.target, "", MS_BIND)
 
@@ -213,7 +210,7 @@ def show(spec: Spec, trees: Trees, points: Sequence[str], *, owners: bool) -> Sh
             "inputs=", root, errno.EINVAL, "have the project in a directory of its own, outside of /proc, /sys and /dev"
         )
     asked = [*spec.inputs, *(path for path in project.kept if os.path.exists(path))]
-    found = [_resolved(path) for path in asked]
+    found = [resolved("inputs", path) for path in asked]
     if any(within(root, path) for path in found):
         return None
     held = [point for point in points if within(point, root)]
@@ -236,7 +233,7 @@ def show(spec: Spec, trees: Trees, points: Sequence[str], *, owners: bool) -> Sh
     outline = Outline(root, tuple(_entries(project.root, project.here, (*paths, *held), files, links, whole)))
     around = _of_host(root, trees, owners=owners)
     flags, server = (around.flags, around.server) if isinstance(around, Layer) else (0, "")
-    base = Layer(root, _directory(root, owners=owners), outline.name, flags, server, below="the inputs alone")
+    base = Layer(root, Directory.like(root, owned=owners), outline.name, flags, server, below="the inputs alone")
     return Shown(outline, (base, *layers), tuple(binds), whole)
 
 
@@ -276,25 +273,11 @@ def _of_host(path: str, trees: Trees, *, owners: bool) -> Layer | Bound:
     if layer.lower != (HOST if layer.path == "/" else HOST + layer.path):  # an outline itself: this isn't in it
         return Bound(path, recursive=True)
     if os.path.isdir(path):
-        return Layer(path, _directory(path, owners=owners), HOST + path, layer.flags, layer.server)
+        return Layer(path, Directory.like(path, owned=owners), HOST + path, layer.flags, layer.server)
     if layer.server or not os.path.isfile(path):
         return Bound(path)
     folder, name = os.path.split(path)
-    return Layer(path, _directory(folder, owners=owners), HOST + folder, layer.flags, file=name)
-
-
-def _directory(path: str, *, owners: bool) -> Directory:
-    status = os.stat(path)
-    mode = stat.S_IMODE(status.st_mode)
-    return Directory(mode, status.st_uid, status.st_gid) if owners else Directory(mode)
-
-
-def _resolved(path: str) -> str:
-    try:
-        return os.path.realpath(path, strict=True)
-    except OSError as error:
-        hint = f"make {path} on the host before the test asks for it, or take it out of inputs="
-        raise SetupError("inputs=", path, error.errno or 0, hint) from error
+    return Layer(path, Directory.like(folder, owned=owners), HOST + folder, layer.flags, file=name)
 
 
 def _links(path: str) -> Iterator[str]:

@@ -102,8 +102,7 @@ def missing_trees(directories: Sequence[str], trees: Sequence[str], mounts: Sequ
             if path not in seen:
                 seen.add(path)
                 on = around(path, mounts)
-                mode = os.stat(path).st_mode & 0o7777
-                yield Layer(path, Directory(mode), HOST + path, on.flags if on else 0)
+                yield Layer(path, Directory.like(path, owned=False), HOST + path, on.flags if on else 0)
 
 
 def _outside(directory: str, path: str, trees: Sequence[str], points: Sequence[str]) -> Iterator[str]:

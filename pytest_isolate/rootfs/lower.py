@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pytest_isolate.rootfs.marks import is_whiteout, read_marks
+from pytest_isolate.kernel.overlay_marks import is_whiteout, read_marks
 
 __all__ = ["Found", "Lower"]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from pytest_isolate.kernel.calls import NOW, Calls
 from pytest_isolate.kernel.mounts import (
@@ -44,6 +45,7 @@ __all__ = [
     "ReadOnly",
     "Upper",
     "apply",
+    "overlay_data",
 ]
 
 ROOT: Final = "root"
@@ -70,6 +72,12 @@ HINTS: Final = {
     errno.ENOMEM: "the machine is out of memory for the writable layer: ask for a smaller disk=",
     errno.E2BIG: "shorten the paths: overlay's options must fit one page",
 }
+
+
+def overlay_data(lowers: Sequence[str], number: int, options: str) -> str:
+    """Overlay's options for the directories `lowers`, top to bottom, below the writable layer's directory `number`."""
+    below = ":".join(map(escape_overlay, lowers))
+    return f"lowerdir={below},upperdir={UPPER}/{number},workdir={UPPER}/{WORK}{number},{options}"
 
 
 class Operation:
@@ -138,6 +146,13 @@ class Directory:
     uid: int | None = None
     gid: int | None = None
 
+    @classmethod
+    def like(cls, path: str, *, owned: bool) -> Self:
+        """As the directory `path` of the caller's tree is; `owned`: its owner too, else the caller's. Raises OSError."""
+        status = os.stat(path)
+        owner = (status.st_uid, status.st_gid) if owned else ()
+        return cls(stat.S_IMODE(status.st_mode), *owner)
+
     def make(self, path: str, calls: Calls = NOW) -> None:
         calls.mkdir(path, 0o700)
         if self.uid is not None and self.gid is not None:
@@ -192,10 +207,7 @@ class Overlay(Operation):
         return f"overlay {self.target} ({self.below} below, writes are thrown away)"
 
     def execute(self, root: str, calls: Calls = NOW) -> None:
-        data = (
-            f"lowerdir={':'.join(map(escape_overlay, self.lowers))},upperdir={UPPER}/{self.number},"
-            f"workdir={UPPER}/{WORK}{self.number},{self.options}"
-        )
+        data = overlay_data(self.lowers, self.number, self.options)
         calls.mount("overlay", root + self.target, "overlay", self.flags | MS_NODEV, data)
 
     def hint(self, number: int) -> str:

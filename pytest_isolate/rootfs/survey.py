@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_isolate.kernel.mounts import Mount, mount_id
+from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.paths import within
 
-__all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "submounts"]
+__all__ = ["ENGINES", "MASKED", "READ_ONLY", "Hierarchy", "Submount", "around", "depth", "hierarchies", "resolved", "submounts"]
 
 CGROUP_ROOT: Final = "/sys/fs/cgroup"
 
@@ -74,6 +75,15 @@ def around(path: str, mounts: Sequence[Mount]) -> Mount | None:
             break
         found = min(children, key=lambda mount: depth(mount.point))
     return found
+
+
+def resolved(key: str, path: str) -> str:
+    """`path` without symbolic links, which would lead a mount out of the tree that is being built."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        hint = f"make {path} on the host before the test asks for it, or take it out of {key}="
+        raise SetupError(f"{key}=", path, error.errno or 0, hint) from error
 
 
 @dataclass(frozen=True, slots=True)
