@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     StrOrBytes = str | bytes | os.PathLike[str]
 
-__all__ = ["FactoryBox", "Program", "calling_place"]
+__all__ = ["FactoryBox", "Program", "calling_line", "calling_place"]
 
 _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -238,9 +238,15 @@ def _number(other: FactoryBox | Box) -> int:
     raise TypeError(f"{other!r} is neither a sandbox of isolate_factory nor isolate_box")
 
 
-def calling_place() -> str:
-    """``tests/test_x.py:12``: the nearest line that isn't the plugin's."""
+def calling_line() -> tuple[str, int]:
+    """File and number of the nearest line that isn't the plugin's."""
     frame = sys._getframe(1)  # noqa: SLF001 - what traceback and warnings use
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
-    return f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def calling_place() -> str:
+    """``tests/test_x.py:12``: the nearest line that isn't the plugin's."""
+    file, number = calling_line()
+    return f"{os.path.relpath(file)}:{number}"

@@ -17,7 +17,7 @@ from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Source, Stack
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.parse import parse_key, parse_keys
-from pytest_isolate.plugin.handle import calling_place
+from pytest_isolate.plugin.handle import calling_line, calling_place
 
 __all__ = ["Recipe", "Step", "isolate_layer", "known"]
 
@@ -134,7 +134,7 @@ def isolate_layer(
         SpecError: a key or value that can't be meant.
     """
     place = f"isolate_layer at {calling_place()}"
-    directory = os.path.dirname(os.path.abspath(inspect.stack()[1].filename))
+    directory = os.path.dirname(os.path.abspath(calling_line()[0]))
     unknown = [key for key in keys if key in _OF_TESTS]
     if unknown:
         raise SpecError(unknown[0], "it says nothing about how a layer is made", ", ".join(sorted(set(KEYS) - _OF_TESTS)), place)

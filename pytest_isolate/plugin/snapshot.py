@@ -68,10 +68,8 @@ def _taken(request: pytest.FixtureRequest, call: Callable[[], Any], requested: C
         raise IsolateError(
             f"{what} has function scope: its tests share nothing", 'scope="module", "class", "package" or "session"'
         )
-    from pytest_isolate.plugin.layering import Layering
-
     supply = request.config.stash[protocol_key].supply
-    value, layer = Layering(supply, supply.roots).taken(call, layers_of(request.node, requested), what)
+    value, layer = supply.layering.taken(call, layers_of(request.node, requested), what)
     kept = request.node.stash.setdefault(snapshots_key, {})
     kept[name] = layer
 

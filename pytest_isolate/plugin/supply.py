@@ -74,7 +74,7 @@ class Supply:
         for spec in specs:
             with suppress(IsolateError):  # the test itself is told
                 # Making a layer takes a sandbox itself, and its time: not before a test waits for it.
-                if all(source.kind != "recipe" or self._layering.is_made(source) for source in spec.rootfs):
+                if all(source.kind != "recipe" or self.layering.is_made(source) for source in spec.rootfs):
                     yield self.rooted(spec)
 
     def rooted(self, spec: Spec, *, code: bool = True, shown: Sequence[str] = ()) -> Spec:
@@ -90,7 +90,7 @@ class Supply:
         if not spec.rootfs and spec.upper != "disk":
             return spec
         if any(source.kind == "recipe" for source in spec.rootfs):
-            spec = replace(spec, rootfs=self._layering.expanded(spec.rootfs))
+            spec = replace(spec, rootfs=self.layering.expanded(spec.rootfs))
         if code and self._find_code is None:
             from pytest_isolate.plugin.own_code import own_code
 
@@ -126,7 +126,8 @@ class Supply:
         return self._roots
 
     @cached_property
-    def _layering(self) -> Layering:
+    def layering(self) -> Layering:
+        """What makes the suite's layers."""
         from pytest_isolate.plugin.layering import Layering
 
         return Layering(self, self._roots)

@@ -37,12 +37,9 @@ class Roots:
         progress: is told how far an import is.
     """
 
-    def __init__(
-        self,
-        store: str | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> None:
-        self._path, self.progress = store, progress
+    def __init__(self, store: str | None = None) -> None:
+        self._path = store
+        self.progress: Callable[[Progress], None] | None = None
         self._store: Store | None = None
         self._stacks: dict[tuple[Source, ...], Stack | IsolateError] = {}
         self._codes: dict[tuple[Source, ...], Code | IsolateError] = {}

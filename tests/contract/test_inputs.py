@@ -128,6 +128,7 @@ result = [about(path) for path in ("/deep", "/deep/er/still", "/top", "/large")]
     assert [found[place][2] for place in (0, 2, 3)] == [expected[place][2] for place in (0, 2, 3)]
 
 
+@requires("root")  # nobody else can make such a host
 def test_mounts_of_the_host_in_the_project(project: str, user: int | None) -> None:
     host = f"""
 from pytest_isolate.kernel.mounts import mount
@@ -140,8 +141,6 @@ for place in ("src/mnt", "mid", "other/mnt"):
     for path in ("", "/data", "/data/mounted"):  # of root, a user couldn't have them copied up (EOVERFLOW)
         os.chown({project!r} + "/" + place + path, {-1 if user is None else user}, {-1 if user is None else user})
 """
-    if os.geteuid() != 0:
-        pytest.skip("only root can make such a host")
     code = """
 result = [see(root), attempt(root + "/src/mnt/data/mounted"), attempt(root + "/mid/data/mounted"), attempt(root + "/src/code")]
 """
