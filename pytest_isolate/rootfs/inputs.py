@@ -9,7 +9,6 @@ lies in the workspace under a name made from its contents: what changed on the h
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,6 +98,8 @@ def _point(path: str) -> str:
 
 
 def _digest(text: str) -> str:
+    import hashlib  # not above: every run's builder loads this module, few have inputs
+
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
 
 

@@ -10,9 +10,7 @@ overlays are stacked two deep, as deep as the kernel lets them.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from base64 import b32encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
@@ -32,6 +30,10 @@ _COVERED: Final = "covered"
 
 def short(directory: str) -> str:
     """The name of a layer in the workspace."""
+    # Not above: every run's builder loads this module, few have layers.
+    import hashlib
+    from base64 import b32encode
+
     digest = hashlib.sha256(os.fsencode(directory)).digest()
     return f"{_LINKS}/{b32encode(digest)[:8].decode().lower()}"
 
