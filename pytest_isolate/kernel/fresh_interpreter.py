@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["ignore_terminal", "start"]
 
@@ -28,6 +30,8 @@ def start(module: str, channel: int, log: int) -> subprocess.Popen[bytes]:
     Raises:
         OSError: it could not be started.
     """
+    import subprocess  # here, because what is started loads this module too, and has no use for it
+
     me = os.pidfd_open(os.getpid())
     try:
         return subprocess.Popen(

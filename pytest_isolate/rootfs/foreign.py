@@ -21,7 +21,6 @@ from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay
 from pytest_isolate.rootfs.host import RESOLV_CONF, HostRoot
 from pytest_isolate.rootfs.in_root import InRoot
-from pytest_isolate.rootfs.inputs import FileOverlay
 from pytest_isolate.rootfs.layers import link, short
 from pytest_isolate.rootfs.layout import DEVICES, HOST, Layer
 from pytest_isolate.rootfs.plan import (
@@ -143,6 +142,8 @@ def _tree(root: HostRoot, spec: Spec, stack: Stack, resolver: str) -> Iterator[O
     steps: list[Operation] = []
     for number, layer in enumerate(layers[1:], 1):
         if layer.file:
+            from pytest_isolate.rootfs.inputs import FileOverlay
+
             steps.append(FileOverlay.of(layer, (layer.lower,), number, root.options))
         else:
             steps += _overlay(root, layer, number, (layer.lower,), layer.below, server)

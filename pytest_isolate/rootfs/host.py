@@ -15,7 +15,7 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_isolate.kernel.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, Mount, mountinfo
 from pytest_isolate.model.errors import SetupError
@@ -24,7 +24,6 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.capture import leave_workspace, make_workspace, mask, probe
 from pytest_isolate.rootfs.devices import DISK
 from pytest_isolate.rootfs.fuse import FuseOverlay, stop
-from pytest_isolate.rootfs.inputs import FileOverlay, Shown, show
 from pytest_isolate.rootfs.layers import cover, covered, link, lowers, missing_trees, overlap
 from pytest_isolate.rootfs.layout import CGROUPS, DEVICES, HOST, Bound, Layer, Trees
 from pytest_isolate.rootfs.plan import (
@@ -65,6 +64,9 @@ from pytest_isolate.rootfs.survey import (
     submounts,
 )
 from pytest_isolate.rootfs.trees import make_skeletons, user_trees
+
+if TYPE_CHECKING:
+    from pytest_isolate.rootfs.inputs import Shown
 
 __all__ = ["HostRoot"]
 
@@ -245,6 +247,10 @@ class HostRoot:
 
     def shown(self, spec: Spec, points: Sequence[str] = ()) -> Shown | None:
         """What ``inputs=`` leaves of the project, `points` being what else of the host is mounted inside. Raises SetupError."""
+        if not spec.inputs:
+            return None
+        from pytest_isolate.rootfs.inputs import show  # few runs have inputs, and each has a builder that loads this module
+
         return show(spec, self.trees, (*self._writable(spec), *points), owners=not self.rootless)
 
     def _writable(self, spec: Spec) -> tuple[str, ...]:
@@ -309,6 +315,8 @@ class HostRoot:
         on_top = lowers(layer.tree, over)
         lower = covered(layer.tree) if self.is_covered(layer, over, scratch) else layer.lower
         if layer.file:
+            from pytest_isolate.rootfs.inputs import FileOverlay
+
             return FileOverlay.of(layer, (*on_top, lower), number, self.options)
         if layer.server:
             return FuseOverlay.of(layer.server, layer, number, on_top)
