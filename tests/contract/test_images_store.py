@@ -74,11 +74,16 @@ def kill(progress):
         with open(f"/proc/self/task/{os.getpid()}/children") as file: (worker,) = file.read().split()
         with open("worker", "w") as file: file.write(worker)
         os.kill(os.getpid() if sys.argv[2] == "caller" else int(worker), signal.SIGKILL)
+from pytest_isolate.images.prune import prune
 from pytest_isolate.model.errors import ImageError
-try:
-    STORE.resolve([Source("tarball", sys.argv[1])], kill)
-except ImageError as error:
-    print(json.dumps(error.message))
+for _ in range(20):  # the worker is faster than the news of its progress where this process has to wait for a CPU
+    try:
+        STORE.resolve([Source("tarball", sys.argv[1])], kill)
+    except ImageError as error:
+        print(json.dumps(error.message))
+        break
+    STORE.close()
+    prune(STORE, everything=True)
 """
 
 
