@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_isolate.plugin import bare_imports, conflict, marks, settings, terminal, watch  # the first loads the others
+# The first loads the others.
+from pytest_isolate.plugin import bare_imports, collected, conflict, marks, settings, terminal, watch
 from pytest_isolate.plugin.fixtures import isolate_box, isolate_factory, isolate_layer
 from pytest_isolate.plugin.options import pytest_addoption
 
@@ -19,6 +20,7 @@ conflict.refuse()
 def pytest_configure(config: pytest.Config) -> None:
     """Raises pytest.UsageError for whatever options, ini keys and profiles say that can't be meant."""
     found = config.stash[settings.settings_key] = settings.configure(config)
+    collected.register(config)
     terminal.register(config)
     marks.register(config)
     if found.plan:
@@ -29,4 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_isolate.plugin.preload import preload
 
         preload(found.preload)
+    if found.writes:
+        from pytest_isolate.plugin import outputs
+
+        outputs.register(config)
     watch.register(config)

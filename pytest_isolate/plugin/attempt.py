@@ -58,6 +58,7 @@ class Attempt:
 
     Attributes:
         teardown_began: pytest is in the item's teardown phase.
+        started: when it joined its sandbox, in seconds since the epoch; None before.
         forwarding: see above.
     """
 
@@ -83,6 +84,7 @@ class Attempt:
         self.written = Written(item, box, outside.keeping)
         self.stack = ""
         self.teardown_began = False
+        self.started: float | None = None
         self._box = box
         self._outside = outside
         self._relays = relays
@@ -140,7 +142,7 @@ class Attempt:
             return child
         os.close(theirs)
         self._attach(pid, ours)
-        self._started = time.perf_counter()
+        self._started, self.started = time.perf_counter(), time.time()
         self._setup_seconds += self._started - begun
         self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
         restore_signals(mask)

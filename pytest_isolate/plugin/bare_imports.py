@@ -16,7 +16,7 @@ import pytest_isolate
 __all__ = ["MODULES"]
 
 MODULES: Final = (
-    "model", "model.keys", "plugin.conflict", "plugin.options", "plugin.settings", "plugin.marks", "plugin.terminal", "plugin.watch",
+    "model", "model.keys", "plugin.conflict", "plugin.options", "plugin.settings", "plugin.marks", "plugin.collected", "plugin.terminal", "plugin.watch",
     "plugin.fixtures",
 )  # fmt: skip
 

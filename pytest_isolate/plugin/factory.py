@@ -26,13 +26,13 @@ from pytest_isolate.model.project import outside
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.network.attachment import Address
 from pytest_isolate.plugin import private
+from pytest_isolate.plugin.collected import add_note
 from pytest_isolate.plugin.errands import OWN
 from pytest_isolate.plugin.fixtures import factory_key, protocol_key
 from pytest_isolate.plugin.handle import FactoryBox, calling_place
 from pytest_isolate.plugin.made import OPERATIONS, Made, finish
 from pytest_isolate.plugin.profiles import unknown_profile
 from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.plugin.watch import watch_key
 from pytest_isolate.sandbox import Sandbox
 from pytest_isolate.sandbox.project import project_of

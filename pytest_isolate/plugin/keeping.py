@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_isolate.plugin.collected import add_note
 from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.plugin.terminal import add_note
 
 __all__ = ["Keeping"]
 

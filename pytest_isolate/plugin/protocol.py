@@ -25,6 +25,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import chosen, private, reports, wide
 from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
+from pytest_isolate.plugin.collected import add_note
 from pytest_isolate.plugin.fixtures import protocol_key
 from pytest_isolate.plugin.forwarding import forwards
 from pytest_isolate.plugin.likeness import error_like
@@ -35,7 +36,6 @@ from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.supply import Supply
-from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
 
@@ -278,6 +278,7 @@ class Protocol:
             attempt.verdict.problems(failed=self._failed),
             self._weakened,
             contacts=attempt.network.contacts,
+            started=attempt.started,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

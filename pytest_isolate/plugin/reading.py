@@ -62,6 +62,7 @@ class _Reader:
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
+            json=self.output("isolate_json"),
             layers=self.layers(),
             profiles=self.profiles,
         )
@@ -148,12 +149,27 @@ class _Reader:
         return None
 
     def store(self) -> str | None:
-        """Relative to the working directory, or to the ini file that names it."""
         value, _place, typed = self.either("isolate_store")
-        if value is None:
-            return None
+        return None if value is None else self.path(value, typed)
+
+    def path(self, value: str, typed: str) -> str:
+        """Relative to the working directory, or to the ini file that names it."""
         base = self.config.invocation_params.dir if typed.startswith("--") else self.base()
         return str(os.path.normpath(base / os.path.expanduser(value)))
+
+    def output(self, name: str) -> str:
+        """The path of a file to be written at the end, tried out now: the tests can't be asked to run again. Empty: none."""
+        value, place, typed = self.either(name)
+        option = self.config.option
+        if value is None or hasattr(self.config, "workerinput") or option.collectonly or option.isolate_plan:
+            return ""
+        from pytest_isolate.report.files import refusal
+
+        path = self.path(value, typed)
+        if not value or (why := refusal(path)):
+            said = f"{path} can't be written: {why}" if value else "'' names no file"
+            self.errors.append(f"{place}: {typed}: {said}; accepted: the path of a file in a directory that you can write")
+        return path
 
     def base(self) -> Path:
         """The directory that relative paths of ini values start at."""

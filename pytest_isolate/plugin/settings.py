@@ -40,6 +40,7 @@ class Settings(NamedTuple):
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
+        json: where the run's document is written; empty: nowhere.
     """
 
     isolate_all: bool = False
@@ -56,6 +57,12 @@ class Settings(NamedTuple):
     all_place: str = ""
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
+    json: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether something is made of the run beside what the terminal shows."""
+        return bool(self.json)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

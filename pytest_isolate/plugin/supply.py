@@ -21,8 +21,8 @@ from pytest_isolate.model.errors import IsolateError, MissingCapability, Sandbox
 from pytest_isolate.model.image import Code
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
+from pytest_isolate.plugin.collected import add_note
 from pytest_isolate.plugin.settings import Settings
-from pytest_isolate.plugin.terminal import add_note
 from pytest_isolate.sandbox.pool import Pool
 from pytest_isolate.sandbox.roots import FindCode, Roots
 

@@ -1,94 +1,45 @@
 """What the terminal shows: one header line, and the section at the end.
 
-Records arrive as the attribute `isolate` of each test's last report, on the controller under xdist as in a
-plain run, so nothing else has to be carried; sentences about the run that belong to no test (`add_note`) come
-from xdist's workers with their `workeroutput`. What the section looks like is `report.terminal`'s part.
+What the section looks like is `report.terminal`'s part.
 The header comes before collection: unless every test is isolated nobody knows yet whether any is, and then
 nothing is read from the kernel.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from pytest_isolate.plugin.collected import collected_key
 from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
-    from pytest_isolate.plugin.preload import Imports
     from pytest_isolate.plugin.settings import Settings
     from pytest_isolate.report.record import Run
 
-__all__ = ["add_note", "register"]
-
-_notes_key: Final = pytest.StashKey[dict[str, None]]()
-_WORKER_NOTES: Final = "pytest_isolate_notes"
+__all__ = ["register"]
 
 
 def register(config: pytest.Config) -> None:
-    """To be called once in `pytest_configure`, after the settings are in the stash."""
-    notes = config.stash[_notes_key] = dict[str, None]()
-    if hasattr(config, "workerinput"):
-        config.pluginmanager.register(_WorkerNotes(config, notes), "isolate-worker-notes")
-    else:
-        config.pluginmanager.register(_Section(config, notes), "isolate-terminal")
-
-
-def add_note(config: pytest.Config, text: str) -> None:
-    """Show `text` once in the section, whichever process says it and however often."""
-    config.stash[_notes_key][text] = None
+    """To be called once in `pytest_configure`, after the settings and what collects the run are in the stash."""
+    if collected_key in config.stash:
+        config.pluginmanager.register(_Section(config), "isolate-terminal")
 
 
 class _Section:
-    """Header and section. A run without isolated tests doesn't pay for the modules behind them."""
+    """Header and section."""
 
-    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
-        self.settings = config.stash[settings_key]
-        self.notes = notes
-        self.run: Run | None = None
-        self.imports: Imports | None = None
+    def __init__(self, config: pytest.Config) -> None:
+        self._collected = config.stash[collected_key]
 
     def pytest_report_header(self, config: pytest.Config) -> str:
         return header(config.stash[settings_key])
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if (data := getattr(report, "isolate", None)) is None:
-            return
-        from pytest_isolate.report.record import Run, TestRecord
-
-        if (record := TestRecord.from_json(data)) is None:
-            return
-        if self.run is None:
-            self.run = Run()
-        # xdist names the worker; the same test on two of them (--dist=each) is two tests.
-        self.run.add(record, str(getattr(report, "worker_id", "")))
-        if imports := getattr(report, "isolate_imports", None):
-            self._imported(imports)
-
-    def _imported(self, imports: list[tuple[str, float]]) -> None:
-        from pytest_isolate.plugin.preload import Imports
-
-        if self.imports is None:
-            self.imports = Imports(self.settings.preload)
-        for name, seconds in imports:
-            self.imports.add(name, seconds)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """xdist's hook: a worker is done; one that crashed has no output."""
-        for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
-            self.notes[str(note)] = None
-
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        if self.run is None:
-            return
-        for note in self.notes:
-            self.run.note(note)
-        if self.imports and (hint := self.imports.hint()):
-            self.run.note(hint)
-        _write(self.run, terminalreporter, config)
+        if (run := self._collected.finished()) is not None:
+            _write(run, terminalreporter, config)
 
 
 def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -107,20 +58,6 @@ def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -
         for text, names in line:
             reporter.write(text, **dict.fromkeys(names, True))
         reporter.line("")
-
-
-class _WorkerNotes:
-    """In a worker of xdist: hands the notes to the controller."""
-
-    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
-        self.config = config
-        self.notes = notes
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        # xdist sends workeroutput at the end of its own wrapper around this hook.
-        output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]
-        output[_WORKER_NOTES] = list(self.notes)
 
 
 def header(settings: Settings) -> str:

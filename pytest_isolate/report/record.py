@@ -58,6 +58,9 @@ class TestRecord:
         notes: sentences about the run that this test brought up (live threads at the fork, modules to preload);
             equal ones are shown once.
         contacts: remote addresses that it turned to; None where its network mode tells of none.
+        started: when it joined its sandbox, in seconds since the epoch; None where it never did.
+        outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
+        worker: xdist's name of the process that ran it; empty without xdist.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -69,6 +72,9 @@ class TestRecord:
     weakened: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     contacts: Contacts | None = None
+    started: float | None = None
+    outcome: str = ""
+    worker: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,6 +85,9 @@ class TestRecord:
             "weakened": list(self.weakened),
             "notes": list(self.notes),
             **({"contacts": _plain(self.contacts.to_json())} if self.contacts is not None else {}),
+            **({"started": self.started} if self.started is not None else {}),
+            **({"outcome": self.outcome} if self.outcome else {}),
+            **({"worker": self.worker} if self.worker else {}),
         }
 
     @classmethod
@@ -95,6 +104,9 @@ class TestRecord:
                 weakened=tuple(str(text) for text in data.get("weakened", ())),
                 notes=tuple(str(text) for text in data.get("notes", ())),
                 contacts=Contacts.from_json(data["contacts"]) if "contacts" in data else None,
+                started=data.get("started"),
+                outcome=str(data.get("outcome", "")),
+                worker=str(data.get("worker", "")),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None
@@ -124,8 +136,8 @@ class Run:
         for record in records:
             self.add(record)
 
-    def add(self, record: TestRecord, worker: str = "") -> None:
-        self._attempts.setdefault((worker, record.nodeid), []).append(record)
+    def add(self, record: TestRecord) -> None:
+        self._attempts.setdefault((record.worker, record.nodeid), []).append(record)
         for note in record.notes:
             self.note(note)
 

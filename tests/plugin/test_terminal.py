@@ -226,7 +226,7 @@ def test_note_from_a_worker_reaches_the_controller(pytester: pytest.Pytester, su
         CONFTEST
         + """
 def pytest_collection_finish(session):
-    from pytest_isolate.plugin.terminal import add_note
+    from pytest_isolate.plugin.collected import add_note
     if session.items:
         add_note(session.config, "preload numpy")
         add_note(session.config, "preload numpy")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Run:
+    """
+    Attributes:
+        files: the text of those that `run` was told to keep, by path.
+    """
+
     result: pytest.RunResult
     reports: list[Report]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Report]:
         return iter(self.reports)
@@ -104,11 +110,14 @@ class Run:
         return self.result.stdout.str() + self.result.stderr.str()
 
 
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str, how: str = "alone") -> Run:
+def run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str, how: str = "alone", keep: Sequence[str] = ()
+) -> Run:
     """Run pytest with the plugin on what `pytester` holds.
 
     Args:
         how: ``alone``; ``xdist``: with two workers; ``user``: as the unprivileged user, with a delegated cgroup.
+        keep: files that the run makes and the test reads, relative to its directory.
     """
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
@@ -118,22 +127,26 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *args: str, 
     (pytester.path / "isolated_runs_recorder.py").write_text(_RECORDER)
     args = ("-p", "pytest_isolate.plugin", "-p", "isolated_runs_recorder", *args)
     if how == "user":
-        return _run_as_user(pytester.path, *args)
+        return _run_as_user(pytester.path, *args, keep=keep)
     reports = pytester.path / "reports.jsonl"
     reports.unlink(missing_ok=True)
     if how == "xdist":
         args = (*args, "-p", "xdist", "-n", "2")
-    return Run(pytester.runpytest_subprocess(*args, timeout=120), _read(reports))
+    return Run(pytester.runpytest_subprocess(*args, timeout=120), _read(reports), _kept(pytester.path, keep))
 
 
-def _run_as_user(directory: Path, *args: str) -> Run:
+def _kept(directory: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: (directory / name).read_text(encoding="utf-8") for name in names if (directory / name).exists()}
+
+
+def _run_as_user(directory: Path, *args: str, keep: Sequence[str]) -> Run:
     files = {path.name: path.read_text() for path in directory.iterdir() if path.suffix in (".py", ".ini")}
     env = {name: os.environ[name] for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "COLUMNS")}
     with user_directory(files) as place, delegated_cgroup() as group:
         begun = time.monotonic()
         done = pytest_as_user(*args, *cgroup_options(group), cwd=place, env=env)
         result = pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), time.monotonic() - begun)
-        return Run(result, _read(place / "reports.jsonl"))
+        return Run(result, _read(place / "reports.jsonl"), _kept(place, keep))
 
 
 def _read(path: Path) -> list[Report]:

@@ -91,7 +91,7 @@ def test_rerun_replaces_its_earlier_attempt_but_counts_in_totals() -> None:
 def test_same_test_on_two_workers_is_two_tests() -> None:
     run = Run()
     for worker in ("gw0", "gw1"):
-        run.add(TestRecord("t", Usage(cpu_seconds=1.0)), worker)
+        run.add(TestRecord("t", Usage(cpu_seconds=1.0), worker=worker))
     assert len(run.tests) == 2
     assert run.total("cpu_seconds") == 2.0
 

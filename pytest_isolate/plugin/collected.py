@@ -1,0 +1,135 @@
+"""What the tests of a run came to, brought together in the process that reports it: pytest's own, or xdist's controller.
+
+Records arrive as the attribute `isolate` of each test's last report, in a plain run as under xdist, so nothing else has to be
+carried; sentences about the run that belong to no test (`add_note`) come from xdist's workers with their `workeroutput`. A run
+without isolated tests doesn't pay for the modules behind it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_isolate.plugin.settings import settings_key
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.preload import Imports
+    from pytest_isolate.report.record import Run
+
+__all__ = ["Collected", "add_note", "collected_key", "register"]
+
+_notes_key: Final = pytest.StashKey[dict[str, None]]()
+_WORKER_NOTES: Final = "pytest_isolate_notes"
+
+collected_key: Final[pytest.StashKey[Collected]] = pytest.StashKey()
+"""On ``config.stash`` of the process that reports, from `pytest_configure` on; absent in xdist's workers."""
+
+
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure`, after the settings are in the stash."""
+    notes = config.stash[_notes_key] = dict[str, None]()
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(_WorkerNotes(config, notes), "isolate-worker-notes")
+    else:
+        config.stash[collected_key] = collected = Collected(config, notes)
+        config.pluginmanager.register(collected, "isolate-collected")
+
+
+def add_note(config: pytest.Config, text: str) -> None:
+    """Show `text` once in the section, whichever process says it and however often."""
+    config.stash[_notes_key][text] = None
+
+
+class Collected:
+    """The run so far.
+
+    Attributes:
+        run: its isolated tests; None as long as there is none.
+        plain: how many tests ran without a sandbox.
+        started: seconds since the epoch.
+    """
+
+    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
+        self.run: Run | None = None
+        self.plain = 0
+        self.started = time.time()
+        self._preloaded = config.stash[settings_key].preload
+        self._notes = notes
+        self._imports: Imports | None = None
+        self._outcomes: dict[tuple[str, str], str] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # xdist names the worker; the same test on two of them (--dist=each) is two tests.
+        key = str(getattr(report, "worker_id", "")), report.nodeid
+        outcome = _outcome(report, self._outcomes.pop(key, ""))
+        if report.when != "teardown":
+            self._outcomes[key] = outcome
+        elif (data := getattr(report, "isolate", None)) is None or not self._take(data, outcome, key[0]):
+            self.plain += outcome != "rerun"
+        if imports := getattr(report, "isolate_imports", None):
+            self._imported(imports)
+
+    def _take(self, data: object, outcome: str, worker: str) -> bool:
+        from pytest_isolate.report.record import Run, TestRecord
+
+        if (record := TestRecord.from_json(data)) is None:
+            return False
+        if self.run is None:
+            self.run = Run()
+        self.run.add(replace(record, outcome=outcome, worker=worker))
+        return True
+
+    def _imported(self, imports: list[tuple[str, float]]) -> None:
+        from pytest_isolate.plugin.preload import Imports
+
+        if self._imports is None:
+            self._imports = Imports(self._preloaded)
+        for name, seconds in imports:
+            self._imports.add(name, seconds)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """xdist's hook: a worker is done; one that crashed has no output."""
+        for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
+            self._notes[str(note)] = None
+
+    def finished(self) -> Run | None:
+        """The run with every note that was made; None without an isolated test."""
+        if self.run is not None:
+            for note in self._notes:
+                self.run.note(note)
+            if self._imports and (hint := self._imports.hint()):
+                self.run.note(hint)
+        return self.run
+
+
+def _outcome(report: pytest.TestReport, before: str) -> str:
+    """pytest's word for a test, after one more of its reports (those of subtests included)."""
+    if report.outcome not in ("passed", "failed", "skipped"):
+        return str(report.outcome)  # pytest-rerunfailures': rerun
+    expected = hasattr(report, "wasxfail")
+    if report.failed:
+        return "failed" if report.when == "call" or before == "failed" else "error"
+    if report.skipped:
+        return before if before == "failed" else "xfailed" if expected else "skipped"
+    if report.when == "call":
+        return before or ("xpassed" if expected else "passed")
+    return before
+
+
+class _WorkerNotes:
+    """In a worker of xdist: hands the notes to the controller."""
+
+    def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
+        self.config = config
+        self.notes = notes
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        # xdist sends workeroutput at the end of its own wrapper around this hook.
+        output: dict[str, Any] = self.config.workeroutput  # type: ignore[attr-defined]
+        output[_WORKER_NOTES] = list(self.notes)

@@ -1,0 +1,80 @@
+"""What is made of a finished run beside the terminal's section: its document, and the files that are asked for.
+
+pytest_sessionfinish comes also where the run was interrupted or broke, so that what did run is never lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import pytest
+
+from pytest_isolate import __version__
+from pytest_isolate.plugin.collected import collected_key
+from pytest_isolate.plugin.settings import settings_key
+
+__all__ = ["Outputs", "register"]
+
+
+def register(config: pytest.Config) -> None:
+    """To be called once in `pytest_configure` of a run that makes something of its document."""
+    if collected_key in config.stash:
+        config.pluginmanager.register(Outputs(config), "isolate-outputs")
+
+
+class Outputs:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._settings = config.stash[settings_key]
+        self._collected = config.stash[collected_key]
+        self._failures: list[str] = []
+
+    @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        document = self._document(session, int(exitstatus))
+        if self._settings.json:
+            self._write(session, self._settings.json, json.dumps(document, indent=1))
+
+    def _write(self, session: pytest.Session, path: str, text: str) -> None:
+        from pytest_isolate.report.files import write
+
+        try:
+            write(path, text)
+        except OSError as error:
+            # The path was tried before the tests; what a full disk makes of it mustn't pass for a report.
+            self._failures.append(f"{path} could not be written: {error.strerror}")
+            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for failure in self._failures:
+            terminalreporter.write_line(f"isolate: {failure}", red=True)
+
+    def _document(self, session: pytest.Session, exitstatus: int) -> dict[str, Any]:
+        from pytest_isolate.probe import cache
+        from pytest_isolate.report.document import document
+        from pytest_isolate.report.record import Run
+        from pytest_isolate.report.surroundings import commit_of, machine
+
+        config, settings = self._config, self._settings
+        root = str(config.rootpath)
+        about = {
+            "tool": {"name": "pytest-isolate-sandbox", "version": __version__, "pytest": pytest.__version__},
+            "run": {
+                "started": self._collected.started,
+                "seconds": time.time() - self._collected.started,
+                "exit_status": exitstatus,
+                "interrupted": exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop),
+                "arguments": list(config.invocation_params.args),
+                "rootdir": root,
+                "commit": commit_of(root, os.environ),
+            },
+            "machine": machine(settings.cgroup),
+        }
+        report = cache.load(settings.cgroup)
+        capabilities = report.to_json()["capabilities"] if report is not None else ()
+        run = self._collected.finished() or Run()
+        return document(run, plain=self._collected.plain, about=about, capabilities=capabilities)
