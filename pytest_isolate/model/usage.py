@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 __all__ = ["Contact", "Contacts", "ProcessInfo", "Usage"]
 
@@ -66,15 +66,18 @@ class Usage:
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""
-        return [(f"isolate.{name}", value) for name, value in self.to_json().items()]
+        return [(_PROPERTIES[name], value) for name, value in self.to_json().items()]
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name in _PROPERTIES if (value := getattr(self, name)) is not None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Usage:
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        return cls(**{name: value for name, value in data.items() if name in _PROPERTIES})
+
+
+_PROPERTIES: Final = {field.name: f"isolate.{field.name}" for field in fields(Usage)}
+"""Made once: a run keeps these strings for each of its tests, and every fork copies what it keeps."""
 
 
 Contact = tuple[str, str, int]

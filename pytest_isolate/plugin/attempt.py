@@ -285,7 +285,7 @@ class Attempt:
             self._outside.measured.merge(collected)
         match frame["kind"]:
             case "report":
-                report = reports.restored(config, frame)
+                report = reports.restored(self.item, frame)
                 self.given[frame["when"]] = Given(report, frame.get("error"))
                 self._failed = self._failed or report.failed
                 self.imports = frame.get("imports", ())
@@ -293,7 +293,7 @@ class Attempt:
                 self._pid_inside = frame.get("pid", 0)
                 return True
             case "extra":
-                report = reports.restored(config, frame)
+                report = reports.restored(self.item, frame)
                 with nullcontext() if frame["held"] else private.without_capture(config):
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})

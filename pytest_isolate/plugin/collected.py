@@ -47,19 +47,19 @@ class Collected:
     """The run so far.
 
     Attributes:
-        run: its isolated tests; None as long as there is none.
         plain: how many tests ran without a sandbox.
         started: seconds since the epoch.
     """
 
     def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
-        self.run: Run | None = None
         self.plain = 0
         self.started = time.time()
         self._preloaded = config.stash[settings_key].preload
         self._notes = notes
         self._imports: Imports | None = None
         self._outcomes: dict[tuple[str, str], str] = {}
+        self._ended: list[tuple[Any, str, str]] = []
+        self._run: Run | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -68,20 +68,13 @@ class Collected:
         outcome = _outcome(report, self._outcomes.pop(key, ""))
         if report.when != "teardown":
             self._outcomes[key] = outcome
-        elif (data := getattr(report, "isolate", None)) is None or not self._take(data, outcome, key[0]):
+        elif (data := getattr(report, "isolate", None)) is not None:
+            # Kept as it is, which the report keeps as well: what a run holds makes every fork dearer.
+            self._ended.append((data, outcome, key[0]))
+        else:
             self.plain += outcome != "rerun"
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
-
-    def _take(self, data: object, outcome: str, worker: str) -> bool:
-        from pytest_isolate.report.record import Run, TestRecord
-
-        if (record := TestRecord.from_json(data)) is None:
-            return False
-        if self.run is None:
-            self.run = Run()
-        self.run.add(replace(record, outcome=outcome, worker=worker))
-        return True
 
     def _imported(self, imports: list[tuple[str, float]]) -> None:
         from pytest_isolate.plugin.preload import Imports
@@ -98,13 +91,23 @@ class Collected:
             self._notes[str(note)] = None
 
     def finished(self) -> Run | None:
-        """The run with every note that was made; None without an isolated test."""
-        if self.run is not None:
+        """The isolated tests that have ended by now, with every note that was made; None without one."""
+        if self._ended:
+            from pytest_isolate.report.record import Run, TestRecord
+
+            for data, outcome, worker in self._ended:
+                if (record := TestRecord.from_json(data)) is None:  # another plugin's attribute of that name
+                    self.plain += outcome != "rerun"
+                    continue
+                self._run = self._run or Run()
+                self._run.add(replace(record, outcome=outcome, worker=worker))
+            self._ended.clear()
+        if self._run is not None:
             for note in self._notes:
-                self.run.note(note)
+                self._run.note(note)
             if self._imports and (hint := self._imports.hint()):
-                self.run.note(hint)
-        return self.run
+                self._run.note(hint)
+        return self._run
 
 
 def _outcome(report: pytest.TestReport, before: str) -> str:

@@ -8,6 +8,7 @@ that the pytest process finds by itself, as a crash, are made to look like a rep
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -99,9 +100,13 @@ def shown(report: pytest.TestReport) -> Any:
     return writer.calls
 
 
-def restored(config: pytest.Config, frame: dict[str, Any]) -> pytest.TestReport:
-    """The report of a frame, as it was before it was JSON."""
-    data = frame["report"]
+def restored(item: pytest.Item, frame: dict[str, Any]) -> pytest.TestReport:
+    """The report of a frame, as it was before it was JSON; what is equal for all reports of `item` is there once."""
+    config, data = item.config, frame["report"]
+    for name, own in (("nodeid", item.nodeid), ("location", item.location)):
+        if data.get(name) == own:
+            data[name] = own
+    data["keywords"] = {sys.intern(str(name)): value for name, value in data["keywords"].items()}
     report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
     for name in _WIRE_ONLY:
         vars(report).pop(name, None)
