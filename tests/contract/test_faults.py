@@ -11,14 +11,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.callers import ROOT
 from tests.support.capabilities import requires
-from tests.support.remains import remains_of
+from tests.support.reaper import Reaper
 
 pytestmark = requires("root", "strace")
 
@@ -67,9 +66,9 @@ ENTERING = [("setns", "EPERM", number) for number in (1, 2, 3)] + [
 
 
 def _run(tmp_path: Path, *command: str) -> list[str]:
-    before = remains_of(None)
+    reaper = Reaper(sys.executable, tmp_path)
     done = subprocess.run(
-        command,
+        [*reaper.begin, *command],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -77,10 +76,7 @@ def _run(tmp_path: Path, *command: str) -> list[str]:
         timeout=90,
         check=False,
     )
-    deadline = time.monotonic() + 5
-    while (left := remains_of(None) - before) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not left
+    assert not reaper.left()
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.splitlines()[-1])
     assert not [answer for answer in answers if answer.startswith("ESCAPED")]

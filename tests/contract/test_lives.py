@@ -7,15 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.callers import Caller, caller
 from tests.support.capabilities import requires
-from tests.support.remains import remains_of
 
 __all__ = ["caller"]
 
@@ -23,21 +20,10 @@ __all__ = ["caller"]
 _AS_FD_3 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.set_inheritable(3, True); os.execvp(sys.argv[2], sys.argv[2:])"
 
 
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """What pytest-isolate left on the machine during the block: nothing, within five seconds."""
-    before = remains_of(None)
-    yield
-    deadline = time.monotonic() + 5
-    while (left := remains_of(None) - before) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not left
-
-
 def test_background_processes_end_with_the_sandbox(caller: Caller) -> None:
-    with nothing_left():
-        left, alive = caller.run(
-            """
+    reaper = caller.reaper()
+    left, alive = caller.run(
+        """
 with box() as opened:
     opened.run(["sh", "-c", "setsid sleep 1001 >/dev/null 2>&1 & sleep 1002 >/dev/null 2>&1 & sleep 0.3"])
     left = [str(info) for info in opened.processes()]
@@ -45,18 +31,20 @@ with box() as opened:
     until = time.monotonic() + 5
     while opened.alive() and time.monotonic() < until: time.sleep(0.01)
     tell([sorted(left), opened.processes() + [opened.alive()]])
-"""
-        )
+""",
+        begin=reaper.begin,
+    )
     assert len(left) == 2
     assert left[0].startswith("sleep (pid ")
     assert left[0].endswith("sleep 1001")
     assert alive == [False]
+    assert not reaper.left()
 
 
 def test_killed_builder_ends_every_sandbox_and_pool_close_cleans_up(caller: Caller) -> None:
-    with nothing_left():
-        code, message, again = caller.run(
-            """
+    reaper = caller.reaper()
+    code, message, again = caller.run(
+        """
 with box() as opened:
     process = opened.popen(["sleep", "1003"])
     os.kill(POOL._builder.pid, signal.SIGKILL)
@@ -65,38 +53,44 @@ with box() as opened:
         with box(): message = "built"
     except SandboxGone as error: message = str(error)
 tell([code, message, inside("tell(1)")])
-"""
-        )
+""",
+        begin=reaper.begin,
+    )
     assert code == -signal.SIGKILL
     assert "signal 9" in message
     assert again == 1
+    assert not reaper.left()
 
 
 def test_killed_caller_leaves_nothing(caller: Caller) -> None:
-    with nothing_left():
-        done = caller.process(
-            """
+    reaper = caller.reaper()
+    done = caller.process(
+        """
 with box() as opened:
     opened.popen(["sleep", "1004"])
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
-"""
-        )
-        assert done.returncode == -signal.SIGKILL
+""",
+        begin=reaper.begin,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not reaper.left()
 
 
 def test_killed_caller_with_killed_builder_is_swept_by_the_next_run(caller: Caller) -> None:
-    with nothing_left():
-        done = caller.process(
-            """
+    killed, sweeping = caller.reaper(), caller.reaper()
+    done = caller.process(
+        """
 with box() as opened:
     opened.popen(["sleep", "1005"])
     os.kill(POOL._builder.pid, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
-"""
-        )
-        assert done.returncode == -signal.SIGKILL
-        caller.run("tell(inside('tell(1)'))")
+""",
+        begin=killed.begin,
+    )
+    assert done.returncode == -signal.SIGKILL
+    caller.run("tell(inside('tell(1)'))", begin=sweeping.begin)
+    assert not killed.left() | sweeping.left()
 
 
 def test_killed_init_ends_its_own_sandbox_only(caller: Caller) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.capabilities import requires
-from tests.support.remains import builder_of, inits_of, remains_of
+from tests.support.reaper import Reaper
+from tests.support.remains import builder_of, inits_of
 
 pytestmark = requires("root", "cgroup-memory")
 
-ROOT = Path(__file__).parents[2]
-MOMENTS = 50
+MOMENTS, PARTS = 50, 5
 
 SUITE = """
 import os, subprocess, time
@@ -36,7 +36,7 @@ def test_something(number, tmp_path, wide):
 """
 
 
-def _start(directory: Path, token: str) -> subprocess.Popen[bytes]:
+def _start(directory: Path) -> tuple[subprocess.Popen[bytes], Reaper]:
     options = [
         "-q",
         "--isolate-all",
@@ -46,34 +46,11 @@ def _start(directory: Path, token: str) -> subprocess.Popen[bytes]:
         "no:cacheprovider",
         f"--basetemp={directory / 'base'}",
     ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options],
-        cwd=directory,
-        env={**os.environ, "ISOLATE_TEST_TOKEN": token},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    reaper = Reaper(sys.executable, directory, seconds=10)
+    process = subprocess.Popen(
+        [*reaper.begin, sys.executable, "-m", "pytest", *options], cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-
-
-def _processes_with(token: str) -> set[str]:
-    """Processes that inherited the token from the run, zombies aside (they have no environment any more)."""
-    found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                environment = Path(f"/proc/{name}/environ").read_bytes()
-            except OSError:
-                continue
-            if f"ISOLATE_TEST_TOKEN={token}".encode() in environment:
-                found.add(f"process {name}")
-    return found
-
-
-def _left(pid: int, token: str) -> set[str]:
-    deadline = time.monotonic() + 10
-    while (left := remains_of(pid) | _processes_with(token)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return left
+    return process, reaper
 
 
 @pytest.fixture
@@ -83,40 +60,40 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pytest_killed_at_fifty_random_moments_leaves_nothing(suite: Path) -> None:
-    whole = _start(suite, "whole")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_pytest_killed_at_random_moments_leaves_nothing(suite: Path, part: int) -> None:
+    whole, reaper = _start(suite)
+    assert reaper.pid
     started = time.monotonic()
     assert whole.wait(120) == 0
     duration = time.monotonic() - started
-    moments = random.Random(50)
-    for number in range(MOMENTS):
-        token = f"{os.getpid()}-{number}"
-        process = _start(suite, token)
+    moments = random.Random(part)
+    for number in range(MOMENTS // PARTS):
+        process, reaper = _start(suite)
+        pytest_pid = reaper.pid
         time.sleep(moments.uniform(0, min(duration, 2.5)))
-        process.kill()
-        process.wait()
-        left = _left(process.pid, token)
-        assert not left, f"round {number}"
+        os.kill(pytest_pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        assert not reaper.left(), f"round {number}"
 
 
 @pytest.mark.parametrize("victim", ["builder", "init"])
 def test_builder_or_init_killed_is_reported_and_the_next_test_runs(suite: Path, victim: str) -> None:
     moments = random.Random(victim)
     killed = 0
-    for number in range(5):
-        token = f"{os.getpid()}-{victim}-{number}"
-        process = _start(suite, token)
+    for _ in range(5):
+        process, reaper = _start(suite)
         deadline = time.monotonic() + 20
         find = builder_of if victim == "builder" else inits_of
-        while not find(process.pid) and time.monotonic() < deadline and process.poll() is None:
+        while not find(reaper.pid) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.5))
-        for pid in find(process.pid)[:1]:
+        for pid in find(reaper.pid)[:1]:
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
             except ProcessLookupError:
                 pass
         assert process.wait(120) in (0, 1), "pytest came to its end"
-        assert not _left(process.pid, token)
+        assert not reaper.left()
     assert killed

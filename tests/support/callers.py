@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.capabilities import requires
+from tests.support.reaper import Reaper
 from tests.support.unprivileged import delegated_cgroup, find_python, run_as_user, user_directory
 
 __all__ = ["CALLERS", "Caller", "caller"]
@@ -78,9 +79,13 @@ class Caller:
     def is_root(self) -> bool:
         return self.name == "root"
 
-    def run(self, code: str, *, env: Mapping[str, str] | None = None) -> Any:
+    def reaper(self) -> Reaper:
+        """For one case, whose command is then begun by its `begin`."""
+        return Reaper(sys.executable if self.is_root else str(find_python()), self.directory)
+
+    def run(self, code: str, *, env: Mapping[str, str] | None = None, begin: Sequence[str] = ()) -> Any:
         """The JSON document that `code` printed last. Fails the test with its output where it fails."""
-        done = self.process(code, env=env)
+        done = self.process(code, env=env, begin=begin)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not done.stderr, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What runs of pytest-isolate have left on this machine: processes, cgroups, directories, mounts."""
+"""What runs of pytest-isolate have left on this machine: cgroups, directories, mounts; and which processes are theirs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,11 @@ import tempfile
 
 __all__ = ["builder_of", "forwarders_of", "inits_of", "remains_of"]
 
-_PROGRAMS = (b"pytest_isolate.sandbox.builder", b"pytest_isolate.network.forwarder")
 
-
-def remains_of(pid: int | None) -> set[str]:
-    """Everything named after a run of process `pid`, None for any: empty if nothing was left.
-
-    Processes are the builders, forwarders and inits, found by their command lines; zombies aside, which wait for a slow PID 1.
-    """
-    prefix = "pytest-isolate-" + (f"{pid}-" if pid else "")
-    return _processes() | _cgroups(prefix) | _directories(prefix) | _mounts(prefix)
-
-
-def _processes() -> set[str]:
-    found = set()
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        try:
-            with open(path, "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == b"pytest-isolate-init" or any(name in word for word in words for name in _PROGRAMS):
-            found.add(f"process {path.split('/')[2]}")
-    return found
+def remains_of(pid: int) -> set[str]:
+    """Everything but processes that is named after a run of process `pid`: empty if nothing was left."""
+    prefix = f"pytest-isolate-{pid}-"
+    return _cgroups(prefix) | _directories(prefix) | _mounts(prefix)
 
 
 def _cgroups(prefix: str) -> set[str]:
