@@ -18,6 +18,7 @@ from tests.support.remains import builder_of, inits_of
 
 pytestmark = requires("root", "cgroup-memory")
 
+ROOT = Path(__file__).parents[2]
 MOMENTS, PARTS = 50, 5
 
 SUITE = """
@@ -45,10 +46,18 @@ def _start(directory: Path) -> tuple[subprocess.Popen[bytes], Reaper]:
         "-p",
         "no:cacheprovider",
         f"--basetemp={directory / 'base'}",
+        "-p",
+        "pytest_isolate.plugin",
     ]
+    # The moments are to be those of a run, not of the import of every plugin that is installed.
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     reaper = Reaper(sys.executable, directory, seconds=10)
     process = subprocess.Popen(
-        [*reaper.begin, sys.executable, "-m", "pytest", *options], cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*reaper.begin, sys.executable, "-m", "pytest", *options],
+        cwd=directory,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     return process, reaper
 
