@@ -42,11 +42,13 @@ CASE = """
 import json, os, signal, sys, time
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.sandbox import Pool, Sandbox
-def command(pid):
-    try: return open(f"/proc/{pid}/cmdline", "rb").read().split(bytes(1))[0]
-    except OSError: return b""
+def words(pid, of):
+    try: return open(f"/proc/{pid}/{of}", "rb").read().split(bytes(1))
+    except OSError: return [b""]
 def servers():
-    return [pid for pid in os.listdir("/proc") if pid.isdigit() and command(pid).endswith(b"/fuse-overlayfs")]
+    # Those of this case: others may run at the same time.
+    home = b"HOME=" + os.fsencode(os.environ["HOME"])
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and words(pid, "cmdline")[0].endswith(b"/fuse-overlayfs") and home in words(pid, "environ")]
 pool = Pool(depth=0)
 """
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,7 @@ from pytest_isolate.images.copying import entries_of
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree_record import lines
 
-__all__ = ["LISTING", "buildah_image", "listing", "tool", "umoci_image"]
+__all__ = ["LISTING", "buildah_image", "buildah_image_elsewhere", "listing", "tool", "umoci_image"]
 
 AS_ROOT: Final = Owners(False, 0, 0)
 
@@ -171,6 +173,14 @@ def buildah_image(directory: Path) -> tuple[Path, list[str]]:
             for point in [line.split()[4] for line in file if f" {directory}/" in line]:
                 tool("umount", point)
     return layout, found
+
+
+def buildah_image_elsewhere(directory: Path) -> tuple[Path, list[str]]:
+    """`buildah_image` in a mount namespace of its own: its mounts come and go, and are nobody else's business."""
+    code = "print(json.dumps(buildah_image(Path(sys.argv[1]))[1]))"
+    imports = "import json, sys; from pathlib import Path; from tests.support.image_tools import buildah_image"
+    shown = tool("unshare", "--mount", sys.executable, "-c", f"{imports}; {code}", directory, cwd=Path(__file__).parents[2])
+    return directory / "oci", json.loads(shown)
 
 
 def listing(root: Path) -> list[str]:

@@ -205,8 +205,8 @@ class World:
         }
         return self._begin([*self._inside(self._host), *become, *python, "-c", PRELUDE + code], env)
 
-    def wait_until_gone(self, text: str, seconds: float = 3.0) -> None:
-        """Until nothing of the host's network says `text`. Namespaces are taken down by a kernel worker, a moment after their last process."""
+    def wait_until_gone(self, text: str, seconds: float = 30.0) -> None:
+        """Until nothing of the host's network says `text`. One kernel worker takes namespaces down, a moment after their last process, and everybody's one after the other."""
         deadline = time.monotonic() + seconds
         while any(text in line for line in self.state()):
             assert time.monotonic() < deadline, text
