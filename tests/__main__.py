@@ -1,18 +1,21 @@
 """Runs the tests: ``python -m tests [PYTEST ARGUMENTS]``.
 
-Most of them by two processes at a time. Those that look at the whole machine (what is left on it), change what it has only once (forwarding,
-nft tables, mounts of container engines) or hold a figure against time are alone, afterwards: the end of the output is theirs.
+First most of them, by more processes than this machine has processors, since tests wait as well. Afterwards, by two processes, those that
+hold a figure against time or change what the machine has only once (its network interfaces, the mounts of container engines): the end of
+the output is theirs.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-ALONE: Final = (
-    "tests/contract/test_addresses.py",
+from tests.support.bytecode import write_bytecode
+
+QUIET: Final = (
     "tests/contract/test_bridge_outside.py",
     "tests/contract/test_caps.py",
     "tests/contract/test_cgroup_rootless.py",
@@ -20,18 +23,13 @@ ALONE: Final = (
     "tests/contract/test_cgroup_v1.py",
     "tests/contract/test_cgroups.py",
     "tests/contract/test_containers.py",
-    "tests/contract/test_faults.py",
-    "tests/contract/test_fuse_overlay.py",
-    "tests/contract/test_images.py",
-    "tests/contract/test_lives.py",
     "tests/contract/test_network_faults.py",
     "tests/contract/test_network_parts.py",
     "tests/contract/test_networks_over_time.py",
-    "tests/contract/test_pause.py",
-    "tests/contract/test_run_command.py",
     "tests/contract/test_uplink.py",
-    "tests/plugin/test_sigkill.py",
+    "tests/plugin/test_run_files.py::test_durations_are_those_of_the_tests",
 )
+"""Files, or single tests of files whose others are run with the rest."""
 
 _NOTHING_COLLECTED: Final = 5
 _ROOT: Final = Path(__file__).parents[1]
@@ -39,9 +37,13 @@ _ROOT: Final = Path(__file__).parents[1]
 
 def main(arguments: list[str]) -> int:
     """The exit status of the first part that failed."""
-    pytest = [sys.executable, "-m", "pytest", *arguments]
-    together = [*pytest, "-n", "2", "--dist", "worksteal", *(f"--ignore={path}" for path in ALONE)]
-    statuses = [subprocess.run(command, cwd=_ROOT, check=False).returncode for command in (together, [*pytest, *ALONE])]
+    write_bytecode(sys.executable, _ROOT)
+    pytest = [sys.executable, "-m", "pytest", *arguments, "--dist", "worksteal"]
+    without = [f"--deselect={name}" if "::" in name else f"--ignore={name}" for name in QUIET]
+    together = [*pytest, "-n", str((os.cpu_count() or 1) + 1), *without]
+    statuses = [
+        subprocess.run(command, cwd=_ROOT, check=False).returncode for command in (together, [*pytest, "-n", "2", *QUIET])
+    ]
     return next((status for status in statuses if status not in (0, _NOTHING_COLLECTED)), 0)
 
 

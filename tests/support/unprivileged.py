@@ -28,6 +28,8 @@ from typing import Final
 import filelock
 import pytest
 
+from tests.support.bytecode import write_bytecode
+
 __all__ = [
     "USER_ID",
     "cgroup_options",
@@ -305,36 +307,12 @@ def _tree(base: Path) -> Path:
     return tree
 
 
-_IMPORTS: Final = """
-import importlib, pkgutil
-import pytest_isolate
-for found in pkgutil.walk_packages(pytest_isolate.__path__, "pytest_isolate."):
-    if not found.name.endswith("__main__"):
-        importlib.import_module(found.name)
-
-def test_all_are_imported(): pass
-"""
-
-
 def _compile(python: str, tree: Path) -> None:
-    """The byte code that the user can't write: without it every process of the user's compiles the package, which takes a third of its time.
-
-    Once as Python imports it, and once as pytest rewrites what belongs to a plugin.
-    """
+    """What the user can't write there."""
     done = tree / f"compiled-{_digest(python)}"
-    if done.exists():
-        return
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(tree), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "test_imports.py").write_text(_IMPORTS, encoding="utf-8")
-        plugin = ["-p", "pytest_isolate.plugin", "-p", "no:cacheprovider", f"--rootdir={directory}"]
-        for command in (["compileall", "-q", str(tree)], ["pytest", *plugin, "test_imports.py"]):
-            answer = subprocess.run(
-                [python, "-m", *command], cwd=directory, env=environment, capture_output=True, text=True, check=False
-            )
-            if answer.returncode:
-                raise RuntimeError(f"{' '.join(command)}: {answer.stdout}{answer.stderr}")
-    done.touch()
+    if not done.exists():
+        write_bytecode(python, tree)
+        done.touch()
 
 
 def _write_dist_info(tree: Path) -> None:
