@@ -27,7 +27,13 @@ QUIET: Final = (
     "tests/contract/test_network_parts.py",
     "tests/contract/test_networks_over_time.py",
     "tests/contract/test_uplink.py",
+    "tests/plugin/test_ends.py::test_interrupt_ends_the_test_lets_it_tear_down_and_ends_the_session",
+    "tests/plugin/test_ends.py::test_interrupt_of_a_test_that_ignores_it_ends_it_after_a_moment",
+    "tests/plugin/test_ends.py::test_second_interrupt_ends_it_at_once",
     "tests/plugin/test_run_files.py::test_durations_are_those_of_the_tests",
+    "tests/plugin/test_usage_properties.py::test_cpu_seconds_agree_with_the_tests_own_clock",
+    "tests/plugin/test_usage_properties.py::test_time_held_back_by_the_cpu_cap_is_throttled_time",
+    "tests/plugin/test_usage_properties.py::test_wall_seconds_are_those_of_the_test_and_sleep_costs_no_cpu",
 )
 """Files, or single tests of files whose others are run with the rest."""
 
