@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.capabilities import on_layout, requires
-from tests.support.unprivileged import USER_ID, run_python
+from tests.support.unprivileged import USER_ID, run_python, user_directory
 
 pytestmark = [requires("root", "unprivileged-user", "cgroup-memory", "cgroup-pids", "cgroup-cpu"), on_layout("v1", "hybrid")]
 
@@ -122,12 +122,7 @@ answer([statuses, seconds, usage.to_json(), events.oom_kills, len(oom_victims(gr
     assert removed == [True, True]
 
 
-@requires("cgroup-io", "disk")
-def test_io_is_throttled_and_counted_as_the_user(handed_over: str, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(directory, 0o777)
-    seconds, usage = as_user(
-        """
+THROTTLED = """
 import mmap
 h = detect(sys.argv[1])
 h.create_run(run_name(os.getpid()))
@@ -139,10 +134,13 @@ start = time.monotonic()
 inside(group, work)
 answer([time.monotonic() - start, read_usage(group).to_json()])
 h.remove_run()
-""",
-        handed_over,
-        str(tmp_path),
-    )
+"""
+
+
+@requires("cgroup-io", "disk")
+def test_io_is_throttled_and_counted_as_the_user(handed_over: str) -> None:
+    with user_directory() as directory:
+        seconds, usage = as_user(THROTTLED, handed_over, str(directory))
     assert seconds > 0.5
     assert usage["io_write_bytes"] == pytest.approx(3 << 20, rel=0.1)
 
