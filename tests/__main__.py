@@ -43,7 +43,8 @@ _ROOT: Final = Path(__file__).parents[1]
 
 def main(arguments: list[str]) -> int:
     """The exit status of the first part that failed."""
-    write_bytecode(sys.executable, _ROOT)
+    if sys.dont_write_bytecode:
+        write_bytecode(sys.executable, _ROOT)
     pytest = [sys.executable, "-m", "pytest", *arguments, "--dist", "worksteal"]
     without = [f"--deselect={name}" if "::" in name else f"--ignore={name}" for name in QUIET]
     together = [*pytest, "-n", str((os.cpu_count() or 1) + 1), *without]
