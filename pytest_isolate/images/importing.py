@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from pytest_isolate.images import docker_archive, oci
 from pytest_isolate.images.compression import Limits
 from pytest_isolate.images.files import files_of, open_file
 from pytest_isolate.images.holding import Held, take_alone
 from pytest_isolate.images.image import Blob, Image, Progress, chain_id
+from pytest_isolate.images.judging import IMAGES
 from pytest_isolate.images.layer import Layer, Record
 from pytest_isolate.images.place import Place
 from pytest_isolate.images.worker_process import Worker, package_directory
@@ -36,12 +36,17 @@ class Importer:
         self._progress = progress
         self._made: list[str] = []
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether what went wrong may not be the image's fault."""
+        return self._worker.gone
+
     def run(self, source: Source, name: str = "") -> Record:
         """Raises ImageError, naming the source."""
         try:
             if source.kind == "tarball":
                 return self._tarball(source, name)
-            reader = {"oci": oci.image_of, "docker-archive": docker_archive.image_of}[source.kind]
+            reader = IMAGES[source.kind]
             with self._place.scratch(self._worker) as (scratch, _), files_of(source.path, scratch, self._limits) as files:
                 return self._layers(source, reader(files, source.tag), name)
         except ImageError as error:

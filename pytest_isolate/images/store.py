@@ -20,6 +20,7 @@ from pytest_isolate.images.files import unreadable
 from pytest_isolate.images.holding import Held
 from pytest_isolate.images.image import Progress, architecture
 from pytest_isolate.images.importing import Importer, publish
+from pytest_isolate.images.judging import judge
 from pytest_isolate.images.layer import Kept, Record
 from pytest_isolate.images.place import Place, default_path
 from pytest_isolate.images.worker_process import Worker
@@ -34,16 +35,18 @@ class Store:
     Args:
         path: its directory; None: ``$XDG_DATA_HOME/pytest-isolate``. It is made when something is put into it.
         max_layer: bytes that one layer may come to.
+        run: what several processes have in common which needn't all find out that an image is bad; empty: nothing.
 
     Raises:
         ImageError: from every method, with the remedy.
     """
 
-    def __init__(self, path: str | None = None, *, max_layer: int = 20_000_000_000) -> None:
+    def __init__(self, path: str | None = None, *, max_layer: int = 20_000_000_000, run: str = "") -> None:
         self.path = os.path.abspath(path) if path else default_path()
         self.place = Place(self.path)
         self._limits = Limits(size=max_layer)
         self._held = Held()
+        self._run = run
         self._borrowed: dict[str, ExitStack] = {}
 
     def resolve(self, sources: Sequence[Source], progress: Callable[[Progress], None] | None = None) -> Stack:
@@ -90,15 +93,41 @@ class Store:
                 self.place.open(worker.owners)
         with self.place.lock(f"image-{key}"):
             if (record := self._record(key)) is None:
+                if self._run and (refusal := self.place.refusal(key, self._run)):
+                    raise refusal
                 with Worker() as worker:
                     self.place.open(worker.owners)
                     self.place.sweep(worker)
-                    record = Importer(self.place, worker, self._held, self._limits, progress).run(source, name)
+                    record = self._imported(key, Importer(self.place, worker, self._held, self._limits, progress), source, name)
             elif not name or record.name == name:
                 return record
             record = replace(record, name=name or record.name)
             self.place.write(f"images/{key}.json", record.to_json())
             return record
+
+    def _imported(self, key: str, importer: Importer, source: Source, name: str) -> Record:
+        try:
+            return importer.run(source, name)
+        except ImageError as error:
+            if self._run and not importer.interrupted:
+                self.place.refuse(key, self._run, error)
+            raise
+
+    def judge(self, source: Source) -> None:
+        """What is wrong with it, as far as that is told by small reads: nothing is unpacked. What is there already is good."""
+        if source.kind == "directory":
+            _directory(source.path)
+        elif source.kind in ("oci", "docker-archive", "tarball") and not self._is_there(source):
+            judge(source)
+
+    def _is_there(self, source: Source) -> bool:
+        """Whether it was imported, and nobody removed it since."""
+        key = _identity(source)
+        try:
+            data = self.place.read(f"images/{key}.json") if self.place.exists() else None
+        except ImageError:  # of the store, not of the image: whoever imports is told
+            return False
+        return data is not None and all(os.path.exists(f"{self.place.layer(chain)}/used") for chain in data["chains"][-1:])
 
     def _record(self, key: str) -> Record | None:
         """What was written down, as long as all of it is there; then it is held."""

@@ -151,7 +151,7 @@ class Protocol:
             wide.set_up(item)
         begun = time.perf_counter()
         try:
-            obtained = self.supply.obtain(chosen.by_fixtures(item, spec))
+            obtained = self.supply.obtain(chosen.by_fixtures(item, spec), item.nodeid)
         except pytest.fail.Exception as error:
             reports.fail_at(item, str(error))
         self._cursor += 1
