@@ -22,6 +22,7 @@ from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
 from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
+from pytest_isolate.sandbox.sizes import used_bytes
 
 if TYPE_CHECKING:
     from pytest_isolate.model.changes import Changes
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Events", "Placement", "Sandbox"]
 
-
 _LAST_WRITES: Final = 0.5
 """Seconds for what was killed to have written its last."""
+
+_PIECE: Final = 1 << 16
 
 _DYING: Final = 0.5  # seconds for a sandbox without namespaces to be dead
 _FORK_HINTS: Final = {
@@ -72,6 +74,7 @@ class Placement:
         address: where it is on its bridge network, None on none.
         ports: published ones: (port inside, protocol) to (host address, host port).
         joined: number of the sandbox whose network it is in; None: its own.
+        disk_begin: bytes of its writable layer that were in use when it was made.
     """
 
     number: int
@@ -82,6 +85,7 @@ class Placement:
     address: Address | None = None
     ports: Mapping[tuple[int, str], tuple[str, int]] = field(default_factory=dict)
     joined: int | None = None
+    disk_begin: int = 0
 
 
 class Sandbox:
@@ -304,9 +308,16 @@ class Sandbox:
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
             usage = replace(usage, **traffic)
-        if self.spec.upper == "tmpfs" and (disk := self._disk()) is not None:
-            usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
-        return usage
+        return replace(usage, disk_written_bytes=self._disk_written())
+
+    def _disk_written(self) -> int | None:
+        if self.spec.upper == "disk" and self.spec.disk is None:  # a directory among others
+            with suppress(IsolateError):
+                size: int | None = self._pool.ask("size", self.number, {})["size"] if self._pool is not None else None
+                return size
+            return None
+        disk = self._disk()
+        return max(0, used_bytes(disk) - self._place.disk_begin) if disk is not None else None
 
     def changes(self) -> Changes:
         """What it did to its files so far, as ``docker diff`` tells it; also after everything inside has ended.
@@ -390,9 +401,13 @@ class Sandbox:
             oom_kills=kills,
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
-            disk_full=disk is not None and disk.f_bavail == 0,
+            disk_full=disk is not None and disk.f_bavail * disk.f_frsize <= self._too_little(),
             refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
+
+    def _too_little(self) -> int:
+        """Bytes that are left on a disk that is full: ext4 refuses a piece of a write that doesn't fit whole."""
+        return min(_PIECE, self.spec.disk // 4) if self.spec.upper == "disk" and self.spec.disk is not None else 0
 
     def _disk(self) -> os.statvfs_result | None:
         """overlayfs answers statfs with the figures of its upper layer, here a tmpfs of the sandbox's own."""
