@@ -11,6 +11,7 @@ pytest.exit and the teardown of wide fixtures.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -45,6 +46,7 @@ Steps = Generator[None, Any, Any]
 
 _PATCHED: Final = ("setup", "runtest", "teardown")
 _SIMILAR: Final = 2
+_SNAPSHOT: Final = "pytest_isolate.plugin.snapshot"
 
 
 class Protocol:
@@ -119,6 +121,11 @@ class Protocol:
         finally:
             self._unpatch(item)
             self.attempt = None
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Before pytest's own, which sets up fixtures."""
+        if spec_key not in item.stash and (snapshot := sys.modules.get(_SNAPSHOT)) and not self._config.option.setupplan:
+            snapshot.refuse_plain(item)
 
     def _expect(self, item: pytest.Item, spec: Spec, nextitem: pytest.Item | None) -> None:
         """Tell the builder what comes, unless it goes as it was told: a skip takes none, a rerun another one."""

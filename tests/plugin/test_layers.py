@@ -245,6 +245,53 @@ def test_snapshot_of_a_fixture_is_each_test_s_own(suite: Suite):
     assert not list((suite.directory / "store/tmp").iterdir())
 
 
+PLAIN = """
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def files():
+    PLACE.mkdir()
+    return PLACE
+
+@pytest.fixture
+def through(files):
+    return files
+
+def test_plain_first(files): pass
+
+@pytest.mark.isolate
+def test_isolated(files):
+    assert files.is_dir()
+
+def test_plain_through_another(through): pass
+
+@pytest.mark.skip
+def test_skipped(files): pass
+
+def test_plain_without(): pass
+
+class TestOfAClass:
+    @pytest.fixture(scope="class")
+    @isolate_snapshot
+    def own(self):
+        PLACE.mkdir()
+
+    def test_plain(self, own, files): pass
+"""
+
+
+def test_plain_test_that_uses_a_snapshot_is_told_to_be_isolated(suite: Suite):
+    suite.write("test_it.py", PLAIN)
+    output = suite.run()
+    assert "2 passed, 1 skipped, 3 errors" in output, output
+    for name, fixtures in (
+        ("test_plain_first", "snapshot fixture 'files'"),
+        ("test_plain_through_another", "snapshot fixture 'files'"),
+        ("test_plain", "snapshot fixtures 'files' and 'own'"),
+    ):
+        assert f"{name} isn't isolated, and would not find the files of the {fixtures}: they are layers of sandboxes" in output
+    assert "remedy: mark it with @pytest.mark.isolate" in output
+
+
 def test_snapshot_that_fails_or_gives_what_cannot_come_out(suite: Suite):
     suite.write(
         "test_it.py",
