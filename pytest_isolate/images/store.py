@@ -21,7 +21,7 @@ from pytest_isolate.images.holding import Held
 from pytest_isolate.images.image import Progress, architecture
 from pytest_isolate.images.importing import Importer, publish
 from pytest_isolate.images.judging import judge
-from pytest_isolate.images.layer import Kept, Record
+from pytest_isolate.images.layer import Kept, Record, this_boot
 from pytest_isolate.images.place import Place, default_path
 from pytest_isolate.images.worker_process import Worker
 from pytest_isolate.model.errors import ImageError
@@ -136,7 +136,19 @@ class Store:
             return None
         record = Record.from_json(data)
         # Who is below is needed by who is above, and so not removed.
-        return record if all(self._held.take(self.place.layer(chain)) for chain in record.chains[-1:]) else None
+        if not all(self._held.take(self.place.layer(chain)) for chain in record.chains[-1:]):
+            return None
+        if record.boot != this_boot():
+            if not self._is_whole(record.chains):
+                return None
+            record = replace(record, boot=this_boot())
+            self.place.write(f"images/{key}.json", record.to_json())
+        return record
+
+    def _is_whole(self, chains: Sequence[str]) -> bool:
+        from pytest_isolate.images.settled import settle
+
+        return settle(self.place, self._held, chains)
 
     def add(self, parts: Sequence[tuple[str, int]], base: Sequence[str], about: Mapping[str, Any], *, key: str) -> Kept:
         """Keep what a sandbox wrote as a layer: whiteouts, opaque directories, links, holes, modes and owners as they are.
@@ -195,12 +207,12 @@ class Store:
         """As `find`, with all that was written down."""
         data = self.place.read(f"kept/{_hash(key)}.json") if self.place.exists() else None
         kept = Kept.from_json(data) if data else None
-        return kept if kept and self._held.take(self.place.layer(kept.chain)) else None
+        return kept if kept and self._held.take(self.place.layer(kept.chain)) and self._is_whole([kept.chain]) else None
 
     def _named(self, name: str) -> Kept:
         found = [kept for kept in self.all_kept() if name in (kept.name, kept.key)]
         for kept in sorted(found, key=lambda each: each.created, reverse=True):
-            if self._held.take(self.place.layer(kept.chain)):
+            if self._held.take(self.place.layer(kept.chain)) and self._is_whole([kept.chain]):
                 return kept
         there = ", ".join(sorted({kept.name for kept in self.all_kept() if kept.name})) or "none"
         raise ImageError(
