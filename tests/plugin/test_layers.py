@@ -245,6 +245,53 @@ def test_snapshot_of_a_fixture_is_each_test_s_own(suite: Suite):
     assert not list((suite.directory / "store/tmp").iterdir())
 
 
+WITHIN = """
+HERE = pathlib.Path(__file__).parent
+made = isolate_layer("made", steps=[f"mkdir {HERE}/src/made && echo x > {HERE}/src/made/x"])
+
+def check():
+    assert {"a", "deep"} <= set(os.listdir(HERE / "src"))
+    assert not (HERE / "data/c").exists()
+    (HERE / "src/deep/b").write_text("written")
+    (HERE / "src/a").write_text("written")
+    (HERE / "new").touch()
+
+@pytest.mark.isolate(upper="disk", inputs=["src"])
+def test_host(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["src/a", "src/deep"])
+def test_file(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["src"], rootfs=["host", made])
+def test_layer():
+    check()
+    assert (HERE / "src/made/x").read_text() == "x\\n"
+
+@pytest.mark.isolate(upper="disk", inputs=["src"], rootfs="image")
+def test_image(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["."])
+def test_all():
+    (HERE / "data/c").write_text("written")
+"""
+
+
+@pytest.mark.parametrize("store", ["store", "src/store"])
+def test_writes_go_to_a_store_within_the_project_that_inputs_cut(suite: Suite, store: str):
+    """overlayfs refuses parts that lie in one another (ELOOP): the store's directories lie in the tree that they are laid over."""
+    make_root(suite.directory / "image")
+    for name in ("src/a", "src/deep/b", "data/c"):
+        (suite.directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.directory / name).write_text("host")
+    suite.write("test_it.py", WITHIN)
+    suite.own()
+    output = suite.run(f"--isolate-store={suite.directory}/{store}")
+    assert "5 passed" in output, output
+    for name in ("src/a", "src/deep/b", "data/c"):
+        assert (suite.directory / name).read_text() == "host"
+    assert not (suite.directory / "new").exists()
+
+
 PLAIN = """
 @pytest.fixture(scope="module")
 @isolate_snapshot
