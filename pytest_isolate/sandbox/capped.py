@@ -114,7 +114,7 @@ def cap(upper: int, size: int) -> int:
                 os.posix_fallocate(fd, 0, excess * _BLOCK)
             finally:
                 os.close(fd)
-        return used_bytes(os.fstatvfs(upper))
+        return used_bytes(os.fstatvfs(upper)) or 0
     except OSError as error:
         raise SetupError.from_os_error("cap the file system", error, hint=_FULL) from None
 

@@ -22,7 +22,7 @@ from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
 from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
-from pytest_isolate.sandbox.sizes import used_bytes
+from pytest_isolate.sandbox.sizes import is_full, used_bytes
 
 if TYPE_CHECKING:
     from pytest_isolate.model.changes import Changes
@@ -32,8 +32,6 @@ __all__ = ["Events", "Placement", "Sandbox"]
 
 _LAST_WRITES: Final = 0.5
 """Seconds for what was killed to have written its last."""
-
-_PIECE: Final = 1 << 16
 
 _DYING: Final = 0.5  # seconds for a sandbox without namespaces to be dead
 _FORK_HINTS: Final = {
@@ -308,16 +306,9 @@ class Sandbox:
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
             usage = replace(usage, **traffic)
-        return replace(usage, disk_written_bytes=self._disk_written())
-
-    def _disk_written(self) -> int | None:
-        if self.spec.upper == "disk" and self.spec.disk is None:  # a directory among others
-            with suppress(IsolateError):
-                size: int | None = self._pool.ask("size", self.number, {})["size"] if self._pool is not None else None
-                return size
-            return None
-        disk = self._disk()
-        return max(0, used_bytes(disk) - self._place.disk_begin) if disk is not None else None
+        among_others = self.spec.upper == "disk" and self.spec.disk is None
+        size = self._pool.size_of(self.number) if among_others and self._pool is not None else None
+        return replace(usage, disk_written_bytes=size if among_others else used_bytes(self._disk(), self._place.disk_begin))
 
     def changes(self) -> Changes:
         """What it did to its files so far, as ``docker diff`` tells it; also after everything inside has ended.
@@ -401,13 +392,9 @@ class Sandbox:
             oom_kills=kills,
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
-            disk_full=disk is not None and disk.f_bavail * disk.f_frsize <= self._too_little(),
+            disk_full=is_full(disk, self.spec),
             refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
-
-    def _too_little(self) -> int:
-        """Bytes that are left on a disk that is full: ext4 refuses a piece of a write that doesn't fit whole."""
-        return min(_PIECE, self.spec.disk // 4) if self.spec.upper == "disk" and self.spec.disk is not None else 0
 
     def _disk(self) -> os.statvfs_result | None:
         """overlayfs answers statfs with the figures of its upper layer, here a tmpfs of the sandbox's own."""

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_isolate.kernel.overlay_marks import is_whiteout
 
-__all__ = ["MOST", "size_of", "used_bytes"]
+if TYPE_CHECKING:
+    from pytest_isolate.model.spec import Spec
+
+__all__ = ["MOST", "is_full", "size_of", "used_bytes"]
 
 MOST: Final = 100_000
 """Entries that are looked at: 0.2 s. What has more takes too long to be told of each test."""
+_PIECE: Final = 1 << 16
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def used_bytes(there: os.statvfs_result) -> int:
-    return (there.f_blocks - there.f_bfree) * there.f_frsize
+def used_bytes(there: os.statvfs_result | None, begin: int = 0) -> int | None:
+    """What is in use beyond what was at the `begin`; None: not known."""
+    return max(0, (there.f_blocks - there.f_bfree) * there.f_frsize - begin) if there is not None else None
+
+
+def is_full(there: os.statvfs_result | None, spec: Spec) -> bool:
+    """Whether nothing more can be written to the writable layer of `spec`; what isn't known isn't full."""
+    # ext4 refuses a piece of a write that doesn't fit whole.
+    too_little = min(_PIECE, spec.disk // 4) if spec.upper == "disk" and spec.disk is not None else 0
+    return there is not None and there.f_bavail * there.f_frsize <= too_little
 
 
 def size_of(upper: int, directories: list[str], most: int = MOST) -> int | None:

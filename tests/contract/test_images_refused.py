@@ -414,11 +414,10 @@ def test_all_of_them_are_refused_for_a_user_in_the_same_words(shared: Path) -> N
         for name, (made, expected) in group.items():
             place = shared / f"case{len(cases)}"
             place.mkdir()
-            if callable(made):
-                source = made(place)
-            else:
-                source = tarball(place, made if isinstance(made, bytes) else tar(FILE, *_aimed(made, f"{shared}/outside")))
-            cases[name], wanted[name] = source, expected.replace("{outside}", f"{shared}/outside")
+            cases[name], wanted[name] = (
+                _made(place, made, f"{shared}/outside"),
+                expected.replace("{outside}", f"{shared}/outside"),
+            )
     (shared / "cases").write_text(json.dumps({name: [each.kind, each.path, each.tag] for name, each in cases.items()}))
     subprocess.run(["chown", "-R", "-h", f"{USER_ID}:{USER_ID}", shared], check=True)
     before = tree(shared / "outside")
@@ -428,6 +427,12 @@ def test_all_of_them_are_refused_for_a_user_in_the_same_words(shared: Path) -> N
     assert {name: message for name, (message, _) in told.items() if wanted[name] not in message} == {}
     assert {name: left for name, (_, left) in told.items() if left} == {}
     assert tree(shared / "outside") == before
+
+
+def _made(place: Path, case: list[Member] | bytes | Callable[[Path], Source], outside: str) -> Source:
+    if isinstance(case, bytes):
+        return tarball(place, case)
+    return tarball(place, tar(FILE, *_aimed(case, outside))) if isinstance(case, list) else case(place)
 
 
 def _aimed(members: list[Member], outside: str) -> list[Member]:
@@ -458,10 +463,7 @@ LATER = frozenset(
 @pytest.mark.parametrize("case", [*MEMBERS, *DAMAGED, *IMAGES])
 def test_what_a_look_tells_is_what_unpacking_would_tell(place: Path, case: str) -> None:
     made, _ = {**MEMBERS, **DAMAGED, **IMAGES}[case]
-    if callable(made):
-        source = made(place)
-    else:
-        source = tarball(place, made if isinstance(made, bytes) else tar(FILE, *_aimed(made, str(place / "outside"))))
+    source = _made(place, made, str(place / "outside"))
     with Store(str(place / "store")) as store:
         try:
             store.judge(source)

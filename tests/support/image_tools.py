@@ -160,7 +160,7 @@ def buildah_image(directory: Path, podman_saves: Mapping[str, Path] = MappingPro
     state = tempfile.mkdtemp(dir="/tmp", prefix="img-")  # podman takes no path of more than 50 characters
     buildah = ["buildah", "--root", f"{directory}/storage", "--runroot", state, "--storage-driver", "overlay"]
     layout = directory / "oci"
-    base = "scratch"
+    base, found = "scratch", list[str]()
     try:
         for number, change in enumerate(CHANGES, 1):
             container = tool(*buildah, "from", base)
