@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["CHUNK", "Limits", "Pipeline", "compression_of"]
+__all__ = ["CHUNK", "Limits", "Pipeline", "beginning", "compression_of"]
 
 CHUNK: Final = 1 << 18
 """Bytes that are read, and at least handed on, at a time."""
@@ -40,6 +40,12 @@ _MAGIC: Final = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
 )
 
+_PIECE: Final = 1 << 16
+"""Bytes, as they lie, that are enough for a first block."""
+
+_TAIL: Final = 1 << 10
+
+_NO_ZSTD: Final = "it is compressed with zstd, which this Python can't read"
 _ZSTD_REMEDY: Final = "install the program zstd (apt install zstd), or the Python package zstandard"
 
 
@@ -66,6 +72,30 @@ def compression_of(begin: bytes) -> str:
     if begin[1:4] == b"\x2a\x4d\x18" and 0x50 <= begin[0] <= 0x5F:
         return "zstd"
     return next((name for magic, name in _MAGIC if begin.startswith(magic)), "")
+
+
+def beginning(fd: int, offset: int, size: int, count: int) -> tuple[str, bytes | None]:
+    """The compression of bytes `offset` to `offset + size`, and the first `count` of them as they were before; None: not known
+    without reading more.
+
+    Raises:
+        ImageError: they are damaged or truncated, as far as their begin and their last bytes tell, or nothing here can read them.
+    """
+    raw = os.pread(fd, min(_PIECE, size), offset)
+    kind = compression_of(raw)
+    if not kind:
+        return kind, raw[:count]
+    if kind == "xz" and not os.pread(fd, _TAIL, offset + max(0, size - _TAIL)).rstrip(b"\0").endswith(b"YZ"):
+        raise ImageError(f"truncated: its {kind} data has no end")  # the magic of its footer
+    if (make := _makers()[kind]) is None:
+        if shutil.which("zstd") is None and _zstandard() is None:
+            raise ImageError(_NO_ZSTD, _ZSTD_REMEDY)
+        return kind, None
+    try:
+        out = make().decompress(raw, count)
+    except _damaged() as error:
+        raise ImageError(f"damaged: its {kind} data can't be read: {error}") from None
+    return kind, out if len(out) == count else None
 
 
 class _Gzip:
@@ -189,10 +219,7 @@ class Pipeline:
             yield data
 
     def _chunks(self) -> Iterator[bytes]:
-        make: dict[str, Callable[[], Any] | None] = {
-            "gzip": _Gzip, "xz": lzma.LZMADecompressor, "bzip2": bz2.BZ2Decompressor, "zstd": _zstd_module(),
-        }  # fmt: skip
-        made = make[self.compression]
+        made = _makers()[self.compression]
         return self._through_program() if made is None else self._decompressed(made)
 
     def _decompressed(self, make: Callable[[], Any]) -> Iterator[bytes]:
@@ -222,7 +249,7 @@ class Pipeline:
                     except package.ZstdError as error:
                         raise ImageError(f"damaged: its zstd data can't be read: {error}") from None
                 return
-            raise ImageError("it is compressed with zstd, which this Python can't read", _ZSTD_REMEDY)
+            raise ImageError(_NO_ZSTD, _ZSTD_REMEDY)
         with subprocess.Popen(
             [program, "-d", "-c", "-q"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as running:
@@ -293,6 +320,11 @@ def _zstandard() -> Any:
     except ImportError:
         return None
     return zstandard
+
+
+def _makers() -> dict[str, Callable[[], Any] | None]:
+    """By compression; None: a program or a package reads it."""
+    return {"gzip": _Gzip, "xz": lzma.LZMADecompressor, "bzip2": bz2.BZ2Decompressor, "zstd": _zstd_module()}
 
 
 def _zstd_module() -> Callable[[], Any] | None:

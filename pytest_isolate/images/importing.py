@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from pytest_isolate.images import docker_archive, oci
 from pytest_isolate.images.compression import Limits
 from pytest_isolate.images.files import files_of, open_file
 from pytest_isolate.images.holding import Held, take_alone
 from pytest_isolate.images.image import Blob, Image, Progress, chain_id
-from pytest_isolate.images.layer import Layer, Record
+from pytest_isolate.images.judging import IMAGES
+from pytest_isolate.images.layer import Layer, Record, this_boot
 from pytest_isolate.images.place import Place
 from pytest_isolate.images.worker_process import Worker, package_directory
 from pytest_isolate.model.errors import ImageError
@@ -36,12 +36,17 @@ class Importer:
         self._progress = progress
         self._made: list[str] = []
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether what went wrong may not be the image's fault."""
+        return self._worker.gone
+
     def run(self, source: Source, name: str = "") -> Record:
         """Raises ImageError, naming the source."""
         try:
             if source.kind == "tarball":
                 return self._tarball(source, name)
-            reader = {"oci": oci.image_of, "docker-archive": docker_archive.image_of}[source.kind]
+            reader = IMAGES[source.kind]
             with self._place.scratch(self._worker) as (scratch, _), files_of(source.path, scratch, self._limits) as files:
                 return self._layers(source, reader(files, source.tag), name)
         except ImageError as error:
@@ -57,7 +62,7 @@ class Importer:
         for number, blob in enumerate(image.layers, 1):
             chain = chain_id(chains[-1] if chains else "", blob.diff_id)
             what = f"unpacking layer {number} of {len(image.layers)} of {source}"
-            if not self._held.take(self._place.layer(chain)):
+            if not self._is_there(chain):
                 with self._place.lock(chain):
                     if not self._held.take(self._place.layer(chain)):
                         self._unpack(source, blob, chains, self._reporter(done, total, what))
@@ -66,7 +71,13 @@ class Importer:
             chains.append(chain)
             done += blob.size
             notes += self._notes(chain, f"layer {number}: " if len(image.layers) > 1 else "")
-        return Record(str(source), name, tuple(chains), image.config, tuple(notes))
+        return Record(str(source), name, tuple(chains), image.config, tuple(notes), this_boot())
+
+    def _is_there(self, chain: str) -> bool:
+        """Then it is held."""
+        from pytest_isolate.images.settled import settle
+
+        return self._held.take(self._place.layer(chain)) and settle(self._place, self._held, [chain])
 
     def _withdraw(self) -> None:
         """The layers that were made of an image that is refused go, unless somebody else has taken them for another one."""
@@ -91,7 +102,7 @@ class Importer:
             os.close(fd)
         chain = self._unpack(source, blob, [], self._reporter(0, blob.size, f"unpacking {source}"))
         self._held.take(self._place.layer(chain))
-        return Record(str(source), name, (chain,), None, tuple(self._notes(chain, "")))
+        return Record(str(source), name, (chain,), None, tuple(self._notes(chain, "")), this_boot())
 
     def _unpack(self, source: Source, blob: Blob, below: list[str], progress: Callable[[int], None] | None) -> str:
         """One layer on those of `below`, into its place. Returns its chain id."""
@@ -121,7 +132,16 @@ def publish(place: Place, scratch: str, parent: str, diff_id: str, answer: dict[
     """
     chain = chain_id(parent, diff_id)
     layer = Layer(
-        chain, diff_id, parent, answer["tree"], answer["size"], answer["entries"], time.time(), source, tuple(answer["notes"])
+        chain,
+        diff_id,
+        parent,
+        answer["tree"],
+        answer["size"],
+        answer["entries"],
+        time.time(),
+        source,
+        tuple(answer["notes"]),
+        this_boot(),
     )
     half = os.path.relpath(scratch, place.path)
     place.write(f"{half}/meta.json", layer.to_json())

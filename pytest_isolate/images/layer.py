@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Self
 
 from pytest_isolate.model.image import ImageConfig
 
-__all__ = ["Kept", "Layer", "Record"]
+__all__ = ["Kept", "Layer", "Record", "this_boot"]
+
+
+@cache
+def this_boot() -> str:
+    """A name of the time since the machine was started (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,7 @@ class Layer:
         size: bytes of its files, holes included.
         created: seconds since the epoch.
         source: what it was imported from, as it was named.
+        boot: of the machine, when it was made.
     """
 
     chain: str
@@ -32,6 +41,7 @@ class Layer:
     created: float
     source: str
     notes: tuple[str, ...] = ()
+    boot: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +59,7 @@ class Record:
         source: as it was named when it was imported.
         name: given by whoever imported it; may be empty.
         chains: of its layers, bottom to top.
+        boot: of the machine, when they were made, or last looked at.
     """
 
     source: str
@@ -56,6 +67,7 @@ class Record:
     chains: tuple[str, ...]
     config: ImageConfig | None
     notes: tuple[str, ...] = ()
+    boot: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +75,7 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         config = ImageConfig.from_json(data["config"]) if data["config"] else None
-        return cls(data["source"], data["name"], tuple(data["chains"]), config, tuple(data["notes"]))
+        return cls(data["source"], data["name"], tuple(data["chains"]), config, tuple(data["notes"]), data.get("boot", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_isolate.images.layer import Layer
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.worker_process import Worker
-from pytest_isolate.model.errors import ImageError
+from pytest_isolate.model.errors import ImageError, IsolateError, error_from_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -28,11 +29,13 @@ __all__ = ["Place", "default_path"]
 
 VERSION: Final = 1
 _UNFINISHED: Final = "tmp"
-_PARTS: Final = ("layers", "images", "kept", "locks", _UNFINISHED)
+_PARTS: Final = ("layers", "images", "kept", "refused", "locks", _UNFINISHED)
 _BESIDE: Final = ("runtime", "uppers")
 """What others keep here: `runtime`, and writable layers on a disk."""
 _HEADER: Final = "store.json"
 _HALF: Final = ".half-"
+_FORGOTTEN: Final = 86400
+"""Seconds after which nobody asks any more why a run's image was refused."""
 
 
 def default_path() -> str:
@@ -145,6 +148,19 @@ class Place:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(half)
+
+    def refuse(self, key: str, run: str, error: ImageError) -> None:
+        """Remember for the other processes of `run` why the image of `key` was refused."""
+        self.write(f"refused/{key}.json", {"run": run, "error": error.to_json()})
+        for name in self.names("refused"):
+            with suppress(FileNotFoundError):
+                if time.time() - os.stat(path := f"{self.path}/refused/{name}").st_mtime > _FORGOTTEN:
+                    os.unlink(path)
+
+    def refusal(self, key: str, run: str) -> IsolateError | None:
+        """What `refuse` was told in `run`."""
+        data = self.read(f"refused/{key}.json")
+        return error_from_json(data["error"]) if data and data["run"] == run else None
 
     def lock(self, name: str) -> BaseFileLock:
         """Of what is being made under `name`; to be acquired."""

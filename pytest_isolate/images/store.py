@@ -20,7 +20,8 @@ from pytest_isolate.images.files import unreadable
 from pytest_isolate.images.holding import Held
 from pytest_isolate.images.image import Progress, architecture
 from pytest_isolate.images.importing import Importer, publish
-from pytest_isolate.images.layer import Kept, Record
+from pytest_isolate.images.judging import judge
+from pytest_isolate.images.layer import Kept, Record, this_boot
 from pytest_isolate.images.place import Place, default_path
 from pytest_isolate.images.worker_process import Worker
 from pytest_isolate.model.errors import ImageError
@@ -34,16 +35,18 @@ class Store:
     Args:
         path: its directory; None: ``$XDG_DATA_HOME/pytest-isolate``. It is made when something is put into it.
         max_layer: bytes that one layer may come to.
+        run: what several processes have in common which needn't all find out that an image is bad; empty: nothing.
 
     Raises:
         ImageError: from every method, with the remedy.
     """
 
-    def __init__(self, path: str | None = None, *, max_layer: int = 20_000_000_000) -> None:
+    def __init__(self, path: str | None = None, *, max_layer: int = 20_000_000_000, run: str = "") -> None:
         self.path = os.path.abspath(path) if path else default_path()
         self.place = Place(self.path)
         self._limits = Limits(size=max_layer)
         self._held = Held()
+        self._run = run
         self._borrowed: dict[str, ExitStack] = {}
 
     def resolve(self, sources: Sequence[Source], progress: Callable[[Progress], None] | None = None) -> Stack:
@@ -90,15 +93,41 @@ class Store:
                 self.place.open(worker.owners)
         with self.place.lock(f"image-{key}"):
             if (record := self._record(key)) is None:
+                if self._run and (refusal := self.place.refusal(key, self._run)):
+                    raise refusal
                 with Worker() as worker:
                     self.place.open(worker.owners)
                     self.place.sweep(worker)
-                    record = Importer(self.place, worker, self._held, self._limits, progress).run(source, name)
+                    record = self._imported(key, Importer(self.place, worker, self._held, self._limits, progress), source, name)
             elif not name or record.name == name:
                 return record
             record = replace(record, name=name or record.name)
             self.place.write(f"images/{key}.json", record.to_json())
             return record
+
+    def _imported(self, key: str, importer: Importer, source: Source, name: str) -> Record:
+        try:
+            return importer.run(source, name)
+        except ImageError as error:
+            if self._run and not importer.interrupted:
+                self.place.refuse(key, self._run, error)
+            raise
+
+    def judge(self, source: Source) -> None:
+        """What is wrong with it, as far as that is told by small reads: nothing is unpacked. What is there already is good."""
+        if source.kind == "directory":
+            _directory(source.path)
+        elif source.kind in ("oci", "docker-archive", "tarball") and not self._is_there(source):
+            judge(source)
+
+    def _is_there(self, source: Source) -> bool:
+        """Whether it was imported, and nobody removed it since."""
+        key = _identity(source)
+        try:
+            data = self.place.read(f"images/{key}.json") if self.place.exists() else None
+        except ImageError:  # of the store, not of the image: whoever imports is told
+            return False
+        return data is not None and all(os.path.exists(f"{self.place.layer(chain)}/used") for chain in data["chains"][-1:])
 
     def _record(self, key: str) -> Record | None:
         """What was written down, as long as all of it is there; then it is held."""
@@ -107,7 +136,19 @@ class Store:
             return None
         record = Record.from_json(data)
         # Who is below is needed by who is above, and so not removed.
-        return record if all(self._held.take(self.place.layer(chain)) for chain in record.chains[-1:]) else None
+        if not all(self._held.take(self.place.layer(chain)) for chain in record.chains[-1:]):
+            return None
+        if record.boot != this_boot():
+            if not self._is_whole(record.chains):
+                return None
+            record = replace(record, boot=this_boot())
+            self.place.write(f"images/{key}.json", record.to_json())
+        return record
+
+    def _is_whole(self, chains: Sequence[str]) -> bool:
+        from pytest_isolate.images.settled import settle
+
+        return settle(self.place, self._held, chains)
 
     def add(self, parts: Sequence[tuple[str, int]], base: Sequence[str], about: Mapping[str, Any], *, key: str) -> Kept:
         """Keep what a sandbox wrote as a layer: whiteouts, opaque directories, links, holes, modes and owners as they are.
@@ -166,12 +207,12 @@ class Store:
         """As `find`, with all that was written down."""
         data = self.place.read(f"kept/{_hash(key)}.json") if self.place.exists() else None
         kept = Kept.from_json(data) if data else None
-        return kept if kept and self._held.take(self.place.layer(kept.chain)) else None
+        return kept if kept and self._held.take(self.place.layer(kept.chain)) and self._is_whole([kept.chain]) else None
 
     def _named(self, name: str) -> Kept:
         found = [kept for kept in self.all_kept() if name in (kept.name, kept.key)]
         for kept in sorted(found, key=lambda each: each.created, reverse=True):
-            if self._held.take(self.place.layer(kept.chain)):
+            if self._held.take(self.place.layer(kept.chain)) and self._is_whole([kept.chain]):
                 return kept
         there = ", ".join(sorted({kept.name for kept in self.all_kept() if kept.name})) or "none"
         raise ImageError(

@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["Member", "TarReader", "shown_name"]
+__all__ = ["BLOCK", "Member", "TarReader", "check_begin", "shown_name"]
 
 BLOCK: Final = 512
 _HEADER: Final = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
@@ -235,6 +235,14 @@ class TarReader:
             parts.append(self._chunk[: self._at])
             missing -= self._at
         return b"".join(parts)
+
+
+def check_begin(block: bytes) -> None:
+    """Whether an archive can begin with `block`. Raises ImageError as `TarReader` would for it."""
+    for _ in TarReader([block]).members() if len(block) < BLOCK else ():
+        pass
+    if block != _ZEROS:
+        _check(block, block[148:156], first=True)
 
 
 def _check(header: bytes, claimed: bytes, *, first: bool) -> None:

@@ -23,7 +23,9 @@ from pytest_isolate.images.tree import Directory, Notes, Tree
 from pytest_isolate.images.tree_record import Entry
 from pytest_isolate.model.errors import ImageError
 
-__all__ = ["Unpacked", "unpack"]
+__all__ = ["NO_END", "Unpacked", "unpack"]
+
+NO_END: Final = "truncated: it has no end-of-archive blocks"
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
@@ -112,7 +114,7 @@ class _Unpacker:
             except OSError as error:
                 raise self._failed(member, error) from error
         if not self._reader.ended and self._strict:
-            raise ImageError("truncated: it has no end-of-archive blocks")
+            raise ImageError(NO_END)
 
     def write_down_contents(self) -> None:
         """Once all is hashed."""

@@ -22,6 +22,7 @@ class Worker:
 
     Attributes:
         owners: see `Owners`.
+        gone: it ended by itself, or was killed.
 
     Raises:
         ImageError: it could not be started.
@@ -29,6 +30,7 @@ class Worker:
     """
 
     def __init__(self) -> None:
+        self.gone = False
         self._channel, theirs = pair()
         self._log = os.memfd_create("pytest-isolate-layers")
         try:
@@ -78,6 +80,7 @@ class Worker:
         raise self._gone()
 
     def _gone(self) -> ImageError:
+        self.gone = True
         status = self._process.wait()
         said = os.pread(self._log, 1 << 16, 0).decode(errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

@@ -106,6 +106,11 @@ class Spec:
             return not self.stack.host
         return bool(self.rootfs) and self.rootfs[0].kind != "host"
 
+    @property
+    def upper_directory(self) -> str:
+        """The directory of the host that its writable layer lies below; empty: it is a file system of its own."""
+        return self.scratch if self.disk is None else ""
+
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
         rooted: dict[str, Any] = {"rootfs": ()} if self.stack is not None else {}
@@ -154,7 +159,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
 def contradictions(spec: Spec) -> list[SpecError]:
     """Every pair of keys that can't both be meant, as `SpecError.key` joined by ``+``; the errors carry no place yet."""
     found = []
-    if spec.disk is not None and spec.memory is not None and spec.disk > spec.memory + (spec.swap or 0):
+    if spec.disk is not None and spec.upper == "tmpfs" and spec.memory is not None and spec.disk > spec.memory + (spec.swap or 0):
         found.append(
             SpecError(
                 "disk+memory",
@@ -167,11 +172,6 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
-    if spec.disk is not None and spec.upper == "disk":
-        found.append(
-            SpecError("disk+upper", f"disk={format_size(spec.disk)} caps a tmpfs, and a directory on a disk has no cap of its own",
-                      'upper="tmpfs", or no disk=')
-        )  # fmt: skip
     return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
 
 

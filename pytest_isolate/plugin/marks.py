@@ -9,7 +9,7 @@ raised here is lost under xdist).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -56,6 +56,7 @@ class Marks:
         self._refuse_bad_files(session, items)
         yield
         self._refuse_bad_files(session, items)
+        self._refuse_bad_images(session, items)
         for item in items:
             asked = self._ask(item)
             if asked and asked.spec:
@@ -87,9 +88,23 @@ class Marks:
         return asked.errors
 
     def _refuse_bad_files(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        self._refuse(session, items, self._errors)
+
+    def _refuse_bad_images(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """What selected tests are to run on, looked at without unpacking it."""
+        asked = [(item, self._ask(item)) for item in items]
+        if any(each.spec.rootfs for _, each in asked if each and each.spec):
+            from pytest_isolate.plugin.images import ImageJudge
+
+            judge = ImageJudge(self._settings.store)
+            self._refuse(session, items, lambda item: judge.errors(self._ask(item)))
+
+    def _refuse(
+        self, session: pytest.Session, items: list[pytest.Item], wrong: Callable[[pytest.Item], Mapping[object, SpecError]]
+    ) -> None:
         errors: dict[pytest.Collector, dict[object, str]] = {}
         for item in items:
-            for key, error in self._errors(item).items():
+            for key, error in wrong(item).items():
                 errors.setdefault(_file(item), {}).setdefault(key, str(error))
         if not errors:
             return

@@ -11,6 +11,7 @@ pytest.exit and the teardown of wide fixtures.
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -45,6 +46,7 @@ Steps = Generator[None, Any, Any]
 
 _PATCHED: Final = ("setup", "runtest", "teardown")
 _SIMILAR: Final = 2
+_SNAPSHOT: Final = "pytest_isolate.plugin.snapshot"
 
 
 class Protocol:
@@ -120,6 +122,11 @@ class Protocol:
             self._unpatch(item)
             self.attempt = None
 
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Before pytest's own, which sets up fixtures."""
+        if spec_key not in item.stash and (snapshot := sys.modules.get(_SNAPSHOT)) and not self._config.option.setupplan:
+            snapshot.refuse_plain(item)
+
     def _expect(self, item: pytest.Item, spec: Spec, nextitem: pytest.Item | None) -> None:
         """Tell the builder what comes, unless it goes as it was told: a skip takes none, a rerun another one."""
         place = self._places.get(item)
@@ -151,7 +158,7 @@ class Protocol:
             wide.set_up(item)
         begun = time.perf_counter()
         try:
-            obtained = self.supply.obtain(chosen.by_fixtures(item, spec))
+            obtained = self.supply.obtain(chosen.by_fixtures(item, spec), item.nodeid)
         except pytest.fail.Exception as error:
             reports.fail_at(item, str(error))
         self._cursor += 1

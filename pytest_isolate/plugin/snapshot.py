@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import pytest
 
 from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.plugin import reports
 from pytest_isolate.plugin.chosen import layers_of, snapshots_key
 from pytest_isolate.plugin.fixtures import protocol_key
+from pytest_isolate.plugin.wide import definitions
 
-__all__ = ["isolate_snapshot"]
+__all__ = ["isolate_snapshot", "refuse_plain"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -32,7 +34,7 @@ def isolate_snapshot(function: _F) -> _F:
             return Path("/var/tmp/cluster")
 
     Each isolated test that uses the fixture sees the files as they were when it returned, and its own writes to them alone.
-    The value must be JSON's, or a path. In a run that isolates nothing the function runs as any fixture.
+    The value must be JSON's, or a path. A test that isn't isolated has none of the files, and fails if it uses the fixture. In a run that isolates nothing the function runs as any fixture.
 
     Raises:
         TypeError: a generator: what comes after its yield would find nothing to tear down.
@@ -52,11 +54,25 @@ def isolate_snapshot(function: _F) -> _F:
         protocol = request.config.stash.get(protocol_key, None)
         return call() if protocol is None or request.config.option.no_isolate else _taken(request, call, signature.parameters)
 
+    snapshot.isolate_snapshot = True  # type: ignore[attr-defined] # for `refuse_plain`
     parameters = list(signature.parameters.values())
     if not wants_request:
         parameters.append(inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY))
     snapshot.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # what pytest asks for
     return snapshot  # type: ignore[return-value]
+
+
+def refuse_plain(item: pytest.Item) -> None:
+    """Fails a test that isn't isolated and uses a snapshot, whose files only sandboxes have."""
+    __tracebackhide__ = True
+    names = sorted({found.argname for found in definitions(item) if getattr(found.func, "isolate_snapshot", False)})
+    if names:
+        what = f"snapshot fixture{'s' if len(names) > 1 else ''} {' and '.join(map(repr, names))}"
+        reports.fail_at(
+            item,
+            f"{item.name} isn't isolated, and would not find the files of the {what}: they are layers of sandboxes, not on the host\n"
+            "  remedy: mark it with @pytest.mark.isolate",
+        )
 
 
 def _taken(request: pytest.FixtureRequest, call: Callable[[], Any], requested: Collection[str]) -> Any:

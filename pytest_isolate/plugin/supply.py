@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_isolate.model.errors import IsolateError, MissingCapability, SandboxGone
+from pytest_isolate.model.errors import ImageError, IsolateError, MissingCapability, SandboxGone
 from pytest_isolate.model.image import Code
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import private
@@ -52,7 +52,8 @@ class Supply:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._roots = Roots(settings.store)
+        self._roots = Roots(settings.store, getattr(config, "workerinput", {}).get("testrunuid", ""))
+        self._told: dict[str, str] = {}
         self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
         self._find_code: FindCode | None = None
         self._emptied: list[str] = []
@@ -136,8 +137,8 @@ class Supply:
         """A test process is forked, and waited for: the builder may work."""
         self._pool.proceed()
 
-    def obtain(self, spec: Spec) -> Obtained:
-        """A test's sandbox for `spec`.
+    def obtain(self, spec: Spec, nodeid: str) -> Obtained:
+        """The sandbox of the test `nodeid` for `spec`.
 
         Raises:
             pytest.fail.Exception: none can be had; the text says which step failed and what helps.
@@ -145,8 +146,16 @@ class Supply:
         """
         try:
             return self.acquire(self.rooted(spec))
+        except ImageError as error:
+            raise pytest.fail.Exception(self._once(error, spec, nodeid), pytrace=False) from None
         except IsolateError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+    def _once(self, error: ImageError, spec: Spec, nodeid: str) -> str:
+        """The whole error for the first test that meets it; where to read it for the others."""
+        if (first := self._told.setdefault(str(error), nodeid)) == nodeid:
+            return str(error)
+        return f"rootfs {', '.join(map(str, spec.rootfs))} can't be had, as {first} says, the first test that asked for it"
 
     def acquire(self, spec: Spec, name: str | None = None) -> Obtained:
         """A sandbox for `spec`, or what the run does without it.

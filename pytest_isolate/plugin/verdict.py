@@ -186,14 +186,17 @@ class DiskWasFull(Finding):
     kind: ClassVar[str] = "DISK"
     title: ClassVar[str] = DiskFull.title
     cap: int
+    on_disk: bool = False
 
     @classmethod
     def told_by(cls, failure: str, spec: Spec) -> DiskWasFull | None:
         """From a report's text; only where a cap was asked for, as other file systems run full too."""
-        return cls(spec.disk) if spec.disk is not None and os.strerror(errno.ENOSPC) in failure else None
+        return cls(spec.disk, spec.upper == "disk") if spec.disk is not None and os.strerror(errno.ENOSPC) in failure else None
 
     def text(self) -> str:
-        return f"a write found no space (ENOSPC): the sandbox's disk holds {format_size(self.cap)}, and has room again now"
+        # A tmpfs takes what fits of a write, ext4 none of a piece that doesn't fit whole.
+        now = "less room is left than it needed, or it has room again now" if self.on_disk else "has room again now"
+        return f"a write found no space (ENOSPC): the sandbox's disk holds {format_size(self.cap)}, and {now}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +320,13 @@ def judge(ending: Ending) -> Verdict:
     if events.oom_kills:
         own = f"(pid {ending.pid} of the host)"
         victims = tuple(victim.replace(own, "(the test process)") for victim in events.oom_victims)
-        oom = OutOfMemory(usage.memory_peak_bytes, spec.memory, events.oom_kills, victims, usage.disk_written_bytes)
+        oom = OutOfMemory(
+            usage.memory_peak_bytes,
+            spec.memory,
+            events.oom_kills,
+            victims,
+            usage.disk_written_bytes if spec.upper == "tmpfs" else None,
+        )
     cause = _cause(ending, oom)
     beside: list[Finding] = [oom] if oom and cause is not oom else []
     if events.pids_cap_hits:

@@ -86,7 +86,7 @@ def prepare(root: HostRoot, spec: Spec) -> None:
         shown.prepare(root.workspace, owners=not root.rootless)
     if spec.stack is None or spec.stack.host:
         trees = root.trees if shown is None else shown.instead(root.trees)
-        root.prepare_layers(spec.stack.directories if spec.stack else (), trees, spec.scratch)
+        root.prepare_layers(spec.stack.directories if spec.stack else (), trees, spec.upper_directory)
         return
     runtime = (spec.code.runtime,) if spec.code and spec.code.runtime else ()
     link(root.workspace, (*spec.stack.directories, *runtime))

@@ -205,12 +205,12 @@ class HostRoot:
             return Plan(outside, (EnterRoot(HOST, readonly=True), *inside, *kernel, PivotRoot()), self.notes)
         return Plan(tree, (EnterRoot(ROOT), *kernel, PivotRoot()), self.notes)
 
-    def apply_outside(self, plan: Plan, group: str = "", scratch: str = "") -> list[int]:
+    def apply_outside(self, plan: Plan, group: str = "", writes: Operation | None = None) -> list[int]:
         """In the builder, in the sandbox's copy of the mount namespace; the working directory is the workspace afterwards.
 
         Args:
             group: the sandbox's directory in the v2 tree, empty if it has none.
-            scratch: a directory for its writes, where they go to a disk.
+            writes: what takes its writes, where they go to a disk.
 
         Returns:
             pidfds of servers that are to be stopped with the sandbox (`fuse.stop`).
@@ -222,8 +222,8 @@ class HostRoot:
         _enter(self.workspace)
         if group:
             GroupDirectory(group).apply(ROOT)
-        if scratch:
-            Bind(scratch, UPPER, recursive=False).apply("")
+        if writes is not None:
+            writes.apply("")
         try:
             for step in plan.outside:
                 if isinstance(step, FuseOverlay):
@@ -269,7 +269,7 @@ class HostRoot:
             for layer in (*trees.layers, *self._further(over))
             if layer.path == "/" or not (_covered(layer.path, gone) or self._has_vanished(layer.path))
         ]
-        steps: list[Operation] = [self._layer(layer, number, over, spec.scratch) for number, layer in enumerate(layers)]
+        steps: list[Operation] = [self._layer(layer, number, over, spec.upper_directory) for number, layer in enumerate(layers)]
         steps += [
             Bind(HOST + bound.path, bound.path, recursive=bound.recursive, readonly=True)
             for bound in trees.binds

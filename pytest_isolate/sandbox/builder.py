@@ -88,6 +88,7 @@ class Builder:
             self._hierarchy.create_run(setup["run"])
             self._hierarchy.enter()
             self._construction = self._prepare(setup["places"], setup["trees"])
+            self._scratch = Scratch(setup["run"], rootless=self._construction.identity.rootless)
             self._networks = Networks(
                 setup["run"], self._workspace.path, rootless=self._construction.identity.rootless, uplink=setup["uplink"],
                 libraries=setup["libraries"], builder=self._construction.builder,
@@ -154,7 +155,7 @@ class Builder:
             built = self._construct(
                 described, (number, group, kept), owner, lambda init: self._networks.begin(number, spec, init)
             )
-            wired = self._networks.finish()
+            wired = {**self._networks.finish(), **_capped(built, spec)}
         except (IsolateError, OSError) as error:
             self._networks.give_up()
             if built is not None:
@@ -181,20 +182,17 @@ class Builder:
         number, group, kept = own
         with _network_of(owner) as network:
             spec, _caps, plan = self._planned(described, owner)
-            scratch = self._scratch
             try:
-                return self._construction.build(
-                    spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
-                )
+                with self._scratch.made(spec.scratch, number, spec.disk) as writes:
+                    return self._construction.build(spec, self._begun(plan, kept), group.v2, network, born, writes)
             except SetupError as error:
                 if error.errno != errno.ENOENT:
                     raise
             # Something that the plan mounts is gone since it was made: another plan goes without it.
             self._plans.clear()
             spec, _caps, plan = self._planned(described, owner)
-            return self._construction.build(
-                spec, self._begun(plan, kept), group.v2, network, born, scratch.make(spec.scratch, number)
-            )
+            with self._scratch.made(spec.scratch, number, spec.disk) as writes:
+                return self._construction.build(spec, self._begun(plan, kept), group.v2, network, born, writes)
 
     def _begun(self, plan: Plan, kept: str | None) -> Plan:
         """`plan`, its writable layer beginning as a directory that was kept of another sandbox. Raises SetupError."""
@@ -233,6 +231,12 @@ class Builder:
 
                 rootless = self._construction.identity.rootless
                 return {}, (answer_keep(built, self._workspace.path, message, fds[0], rootless=rootless),)
+            case "size":
+                from pytest_isolate.rootfs.changes import trees_of
+                from pytest_isolate.sandbox.sizes import size_of
+
+                numbers = [str(tree.number) for tree in trees_of(built.plan, "")]
+                return {"size": size_of(built.upper, numbers)}, ()
             case "written":
                 from pytest_isolate.sandbox.written import directories_of
 
@@ -269,9 +273,13 @@ class Builder:
 
     def _release(self, number: int) -> None:
         if (known := self._live.pop(number, None)) is not None:
+            if known.spec.scratch and known.spec.disk is not None:
+                from pytest_isolate.sandbox.capped import give_up
+
+                give_up(known.built.upper)
             known.built.end()
             self._networks.release(number)
-            self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number)))
+            self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number, known.spec.disk)))
 
     def _remove_doomed(self) -> None:
         for _ in range(len(self._doomed)):
@@ -305,6 +313,15 @@ class Builder:
         self._hierarchy.leave()
         self._scratch.end()
         self._workspace.remove()
+
+
+def _capped(built: Built, spec: Spec) -> dict[str, Any]:
+    """``disk``: bytes in use of the file system that its writes go to, if it has one on a disk. Raises SetupError."""
+    if not spec.scratch or spec.disk is None:
+        return {}
+    from pytest_isolate.sandbox.capped import cap
+
+    return {"disk": cap(built.upper, spec.disk)}
 
 
 @contextmanager

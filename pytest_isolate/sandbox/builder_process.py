@@ -191,7 +191,7 @@ class BuilderProcess:
             own_pid_namespace=self._pid_namespace,
         )
         address = Address.from_json(answer["address"]) if "address" in answer else None
-        return Placement(number, answer["init"], group, facts.disk_path, entrance, address)
+        return Placement(number, answer["init"], group, facts.disk_path, entrance, address, disk_begin=answer.get("disk", 0))
 
     def has_network(self, answer: dict[str, Any]) -> bool:
         """Whether the process still lives, the hub, that holds the bridge which the sandbox was linked to; so too if it was linked to none."""

@@ -31,7 +31,7 @@ from pytest_isolate.model.errors import IsolateError, SetupError, error_from_jso
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.rootfs.fuse import stop
 from pytest_isolate.rootfs.host import HostRoot
-from pytest_isolate.rootfs.plan import UPPER, Plan
+from pytest_isolate.rootfs.plan import UPPER, Operation, Plan
 from pytest_isolate.sandbox.identity import Identity
 from pytest_isolate.sandbox.init import become_init
 from pytest_isolate.sandbox.init_script import InitScript, InitScripts
@@ -97,7 +97,7 @@ class Construction:
         group: str = "",
         network: int | None = None,
         born: Callable[[int], None] = lambda _: None,
-        scratch: str = "",
+        writes: Operation | None = None,
     ) -> Built:
         """One sandbox for `spec`, mounted as `plan` says. Raises SetupError.
 
@@ -105,22 +105,22 @@ class Construction:
             group: its directory in the v2 tree, empty if it has none.
             born: called with init's pid as soon as it is there, with its namespaces, and sets itself up.
             network: fd of the network namespace to be in, of a sandbox that exists; None: one of its own, or the builder's.
-            scratch: a directory for its writes, where they go to a disk.
+            writes: what takes its writes, where they go to a disk.
         """
         script = self.scripts.of(spec, plan) if network is None else None
         try:
-            return self._build(spec, plan, (group, scratch), script, network, born)
+            return self._build(spec, plan, (group, writes), script, network, born)
         except SetupError:
             if script is None or not script.not_executed:
                 raise
         self.scripts.give_up()
-        return self._build(spec, plan, (group, scratch), None, network, born)
+        return self._build(spec, plan, (group, writes), None, network, born)
 
     def _build(
         self,
         spec: Spec,
         plan: Plan,
-        own: tuple[str, str],
+        own: tuple[str, Operation | None],
         script: InitScript | None,
         network: int | None,
         born: Callable[[int], None],
@@ -151,7 +151,7 @@ class Construction:
         self,
         spec: Spec,
         plan: Plan,
-        own: tuple[str, str],
+        own: tuple[str, Operation | None],
         script: InitScript | None,
         go: _Pipe,
         status: _Pipe,

@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,13 @@ class Pool:
             except SandboxGone:  # what it has ready is dying as well
                 self._abandon()
                 raise
+
+    def size_of(self, number: int) -> int | None:
+        """Bytes that a sandbox wrote to a directory on a disk; None: not known, or more than can be counted in no time."""
+        with suppress(IsolateError):
+            size: int | None = self.ask("size", number, {})["size"]
+            return size
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -32,13 +32,14 @@ class Roots:
 
     Args:
         store: path of the layer store; None: the user's.
+        run: what the processes of one run have in common, see `Store`.
 
     Attributes:
         progress: is told how far an import is.
     """
 
-    def __init__(self, store: str | None = None) -> None:
-        self._path = store
+    def __init__(self, store: str | None = None, run: str = "") -> None:
+        self._path, self._run = store, run
         self.progress: Callable[[Progress], None] | None = None
         self._store: Store | None = None
         self._stacks: dict[tuple[Source, ...], Stack | IsolateError] = {}
@@ -50,7 +51,7 @@ class Roots:
         if self._store is None:
             from pytest_isolate.images.store import Store
 
-            self._store = Store(self._path)
+            self._store = Store(self._path, run=self._run)
         return self._store
 
     def resolved(self, spec: Spec, find_code: FindCode | None = None) -> Spec:

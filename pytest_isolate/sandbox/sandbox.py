@@ -22,13 +22,13 @@ from pytest_isolate.network.attachment import INTERFACE, Address
 from pytest_isolate.sandbox.entry import Entrance
 from pytest_isolate.sandbox.inside import interface_traffic, processes, refused_packets
 from pytest_isolate.sandbox.process import Process, Stream, spawn
+from pytest_isolate.sandbox.sizes import is_full, used_bytes
 
 if TYPE_CHECKING:
     from pytest_isolate.model.changes import Changes
     from pytest_isolate.sandbox.pool import Pool
 
 __all__ = ["Events", "Placement", "Sandbox"]
-
 
 _LAST_WRITES: Final = 0.5
 """Seconds for what was killed to have written its last."""
@@ -72,6 +72,7 @@ class Placement:
         address: where it is on its bridge network, None on none.
         ports: published ones: (port inside, protocol) to (host address, host port).
         joined: number of the sandbox whose network it is in; None: its own.
+        disk_begin: bytes of its writable layer that were in use when it was made.
     """
 
     number: int
@@ -82,6 +83,7 @@ class Placement:
     address: Address | None = None
     ports: Mapping[tuple[int, str], tuple[str, int]] = field(default_factory=dict)
     joined: int | None = None
+    disk_begin: int = 0
 
 
 class Sandbox:
@@ -304,9 +306,9 @@ class Sandbox:
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
         if self.spec.net.mode == "bridge" and (traffic := interface_traffic(self.init_pid, INTERFACE)) is not None:
             usage = replace(usage, **traffic)
-        if self.spec.upper == "tmpfs" and (disk := self._disk()) is not None:
-            usage = replace(usage, disk_written_bytes=(disk.f_blocks - disk.f_bfree) * disk.f_frsize)
-        return usage
+        among_others = self.spec.upper == "disk" and self.spec.disk is None
+        size = self._pool.size_of(self.number) if among_others and self._pool is not None else None
+        return replace(usage, disk_written_bytes=size if among_others else used_bytes(self._disk(), self._place.disk_begin))
 
     def changes(self) -> Changes:
         """What it did to its files so far, as ``docker diff`` tells it; also after everything inside has ended.
@@ -390,7 +392,7 @@ class Sandbox:
             oom_kills=kills,
             oom_victims=victims,
             pids_cap_hits=(counted.pids_cap_hits or 0) if counted else 0,
-            disk_full=disk is not None and disk.f_bavail == 0,
+            disk_full=is_full(disk, self.spec),
             refused_packets=refused_packets(self.init_pid) if network and self.spec.net.mode != "host" else 0,
         )
 

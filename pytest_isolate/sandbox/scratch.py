@@ -1,49 +1,92 @@
 """Writable layers on a disk: a directory per run beside the layers of the store, a directory in it per sandbox.
 
 Where memory is what a test is short of. A tmpfs vanishes with its sandbox; these directories are removed once nothing runs in it any
-more, and those of a run that was killed by the next one.
+more, and those of a run that was killed by the next one. With a cap it is a file system of that size instead (`capped`).
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from pytest_isolate.kernel.cgroup_runs import is_stale
 from pytest_isolate.kernel.removal import remove_path
-from pytest_isolate.model.errors import SetupError
+from pytest_isolate.model.errors import MissingCapability, SetupError
+from pytest_isolate.rootfs.plan import UPPER, Bind, Operation
+
+if TYPE_CHECKING:
+    from pytest_isolate.sandbox.capped import Templates
 
 __all__ = ["Scratch", "remove"]
 
+_ELSEWHERE = "name another place: --isolate-store=PATH"
+
 
 class Scratch:
-    """Those of one run. Args: its name."""
+    """Those of one run.
 
-    def __init__(self, run: str) -> None:
-        self._run = run
+    Args:
+        run: its name.
+        rootless: whether it has no rights to mount file systems of disks.
+    """
+
+    def __init__(self, run: str, *, rootless: bool = False) -> None:
+        self._run, self._rootless = run, rootless
         self._bases: dict[str, None] = {}
+        self._templates: Templates | None = None
 
-    def make(self, base: str, number: int) -> str:
-        """An empty directory for sandbox `number`, below `base`; no path without a `base`. Raises SetupError."""
-        if not (path := self.path(base, number)):
-            return ""
+    @contextmanager
+    def made(self, base: str, number: int, size: int | None) -> Iterator[Operation | None]:
+        """What puts sandbox `number`'s writes below `base`, to be done within the block; None without a `base`.
+
+        Args:
+            size: bytes that it may write; None: as many as there is room for.
+
+        Raises:
+            MissingCapability: ``loop-device``, ``mkfs.ext4``: there can be no cap.
+            SetupError
+        """
+        if not base:
+            yield None
+        elif size is None:
+            path = self.path(base, number)
+            self._make(base, path)
+            yield Bind(path, UPPER, recursive=False)
+        else:
+            if self._rootless:
+                raise MissingCapability(
+                    "loop-device", ["disk"], 'a cap on upper="disk" is a file system of that size, which only root can mount',
+                    'run as root, or cap a tmpfs: upper="tmpfs"',
+                )  # fmt: skip
+            from pytest_isolate.sandbox.capped import Templates
+
+            if self._templates is None:
+                self._templates = Templates()
+            self._make(base, os.path.join(base, self._run))
+            with self._templates.copied(os.path.join(base, self._run), size) as mounting:
+                yield mounting
+
+    def _make(self, base: str, path: str) -> None:
         try:
-            if os.path.isdir(path):
+            if os.path.isdir(path) and path != os.path.join(base, self._run):
                 remove(path)
-            os.makedirs(path, 0o700)
+            os.makedirs(path, 0o700, exist_ok=True)
         except OSError as error:
-            raise SetupError.from_os_error("mkdir", error, path, "name another place: --isolate-store=PATH") from None
+            raise SetupError.from_os_error("mkdir", error, path, _ELSEWHERE) from None
         if base not in self._bases:
             self._bases[base] = None
             _sweep(base)
-        return path
 
-    def path(self, base: str, number: int) -> str:
-        """What `make` gave."""
-        return os.path.join(base, self._run, str(number)) if base else ""
+    def path(self, base: str, number: int, size: int | None = None) -> str:
+        """The directory that `made` made; empty: there is none to be removed."""
+        return os.path.join(base, self._run, str(number)) if base and size is None else ""
 
     def end(self) -> None:
         """Remove what is left."""
+        if self._templates is not None:
+            self._templates.close()
         for base in self._bases:
             remove(os.path.join(base, self._run))
             with suppress(OSError):

@@ -15,7 +15,7 @@ from tests.support.archives import digest, docker_archive, layout, member, tar
 from tests.support.callers import Caller, caller
 from tests.support.capabilities import requires
 from tests.support.image_tools import CHANGES, DEEP, LISTING, buildah_image_elsewhere, listing, tool, umoci_image
-from tests.support.unprivileged import user_directory
+from tests.support.unprivileged import USER_ID, find_python, run_as_user, user_directory
 
 __all__ = ["caller"]
 
@@ -119,6 +119,22 @@ print(json.dumps(os.getxattr(f"{found.directories[-1]}/opaque", name).decode()))
     assert found["host"] is False
 
 
+@requires("root", "buildah", "podman")
+def test_what_podman_saves_is_what_buildah_shows(caller: Caller) -> None:
+    directory = caller.directory / "buildah"
+    directory.mkdir()
+    saved = {form: caller.directory / f"{form}.tar" for form in ("docker-archive", "oci-archive")}
+    _, shown = buildah_image_elsewhere(directory, saved)
+    readable(caller.directory)
+    # Buildah's empty container has a root of mode 555, of which its layers say nothing.
+    wanted = [line for line in shown if not line.endswith("\t.\n")]
+    sources = (f"docker-archive:{saved['docker-archive']}:localhost/step3:latest", f"oci:{saved['oci-archive']}")
+    for source in sources:
+        found, merged = run(caller, SHOWN, source)
+        assert [line for line in merged if not line.endswith("\t.\n")] == wanted, source
+        assert len(found["directories"]) == len(CHANGES)
+
+
 @requires("root", "zstd")
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "tar.xz", "tar.bz2", "tar.zst"])
 @pytest.mark.parametrize("form", ["gnu", "posix"])
@@ -173,6 +189,38 @@ print(json.dumps([found.notes, [os.stat(f"{found.directories[0]}/{name}").st_uid
     notes, own = run(caller, code, str(archive))
     assert notes == [f"{archive}: owned by root instead, since the caller has too few subordinate ids: 1 (far)"]
     assert own == [False, True]
+
+
+@requires("root", "userns")
+def test_image_of_a_caller_without_subordinate_ids_is_the_caller_s_and_says_so() -> None:
+    nobody = USER_ID + 7  # has no account, and so no line in /etc/subuid
+    with user_directory(user=nobody) as place:
+        archive = place / "a.tar"
+        archive.write_bytes(
+            tar(
+                member("var/tmp/own", b"o"),
+                member("var/tmp/other", b"n", uid=7, gid=8),
+                member("var/tmp/d", kind=b"5", mode=0o750, uid=9),
+            )
+        )
+        archive.chmod(0o644)
+        code = """
+found = stack(sys.argv[1])
+owners = {(os.stat(f"{found.directories[0]}/var/tmp/{name}").st_uid, os.stat(f"{found.directories[0]}/var/tmp/{name}").st_gid) for name in ("own", "other", "d")}
+from pytest_isolate.model.spec import Spec
+from pytest_isolate.sandbox import Sandbox
+with Sandbox(Spec(rootfs=(Source("host"), Source.read(sys.argv[1], "/")))) as box:
+    inside = box.run(["/bin/sh", "-c", "cat /var/tmp/own; stat -c %u /var/tmp/other"]).stdout.decode().split()
+print(json.dumps([found.notes, sorted(owners), inside]))
+"""
+        done = run_as_user(
+            [str(find_python()), "-c", PRELUDE + code, str(archive)], cwd=place, env={"HOME": str(place)}, user=nobody
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        notes, owners, inside = json.loads(done.stdout.splitlines()[-1])
+    assert notes == [f"{archive}: owned by root instead, since the caller has no subordinate ids: 2 (var/tmp/other, var/tmp/d)"]
+    assert owners == [[nobody, nobody]]
+    assert inside == ["o" + str(nobody)]
 
 
 def test_second_look_at_a_source_reads_no_archive(caller: Caller) -> None:

@@ -147,6 +147,81 @@ def test_altered_layer_is_found_path_by_path(caller: Caller) -> None:
     ]  # fmt: skip
 
 
+OTHER_BOOT = """
+import glob, shutil
+def started_again():
+    # What was written down names the boot that it was made in; nothing else tells of it.
+    for path in [*glob.glob("store/layers/*/meta.json"), *glob.glob("store/images/*.json")]:
+        with open(path) as file: data = json.load(file)
+        with open(path, "w") as file: json.dump({**data, "boot": "another"}, file)
+def used():
+    with Store(os.path.abspath("store")) as store:
+        found = store.resolve([Source.read(each, "/") for each in sys.argv[1:]])
+        return [sorted(os.listdir(each)) for each in found.directories], [os.path.getsize(f"{found.directories[-1]}/c")]
+def marks():
+    return len(glob.glob("store/layers/*/settled"))
+"""
+
+
+def test_layers_of_an_earlier_boot_are_read_once_and_kept_if_they_are_whole(caller: Caller) -> None:
+    path = three_layers(caller)
+    code = """
+first = used()
+inodes = sorted(os.stat(each).st_ino for each in glob.glob("store/layers/*"))
+told = [marks()]
+started_again()
+second = used()
+told.append(marks())
+started_again()
+for each in glob.glob("store/layers/*/tree"): os.unlink(each)  # nothing is compared any more
+third = used()
+print(json.dumps([first == second == third, told, inodes == sorted(os.stat(each).st_ino for each in glob.glob("store/layers/*"))]))
+"""
+    assert run(caller, OTHER_BOOT + code, f"oci:{path}") == [True, [0, 3], True]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_layer_that_a_power_cut_left_empty_is_made_again(caller: Caller, number: int) -> None:
+    path = three_layers(caller)
+    other = docker_archive(caller.directory / "other.tar", [tar(member("a", b"a" * 1000)), tar(member("d", b"d"))])
+    readable(caller.directory)
+    code = f"""
+first = used()
+with Store(os.path.abspath("store")) as store:
+    victim = store.resolve([Source.read(sys.argv[1], "/")]).directories[{number}]
+started_again()
+os.truncate(f"{{victim}}/{{'abc'[{number}]}}", 0)
+print(json.dumps([used() == first, os.path.getsize(f"{{victim}}/{{'abc'[{number}]}}")]))
+"""
+    assert run(caller, OTHER_BOOT + code, f"oci:{path}") == [True, 1000 * (number + 1)]
+    # So it is for another image that has the layer too.
+    code = """
+started_again()
+for path in glob.glob("store/layers/*/settled"): os.unlink(path)
+(victim,) = [path for path in glob.glob("store/layers/*/diff/a") if os.path.getsize(path)]
+os.truncate(victim, 0)
+found = stack(sys.argv[2])
+print(json.dumps(os.path.getsize(f"{found.directories[0]}/a")))
+"""
+    assert run(caller, OTHER_BOOT + code, f"oci:{path}", f"docker-archive:{other}") == 1000
+
+
+def test_damaged_layer_of_an_earlier_boot_that_is_in_use_is_told(caller: Caller) -> None:
+    path = three_layers(caller)
+    code = """
+from pytest_isolate.model.errors import ImageError
+directories = stack(sys.argv[1]).directories
+started_again()
+os.truncate(f"{directories[0]}/a", 0)
+try: used()
+except ImageError as error: print(json.dumps([error.message, error.hint]))
+"""
+    message, hint = run(caller, OTHER_BOOT + code, f"oci:{path}")
+    assert "isn't what it was when it was made, after the machine was started again (a: " in message
+    assert message.endswith("and it is in use")
+    assert hint == "end what uses it, and try again"
+
+
 def test_altered_list_of_files_is_found(caller: Caller) -> None:
     path = caller.directory / "a.tar"
     path.write_bytes(tar(member("file", b"x")))

@@ -6,13 +6,16 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.callers import Caller, caller
+from tests.support.callers import CALLERS, Caller, caller
+from tests.support.capabilities import requires
 from tests.support.roots import make_root
 from tests.support.unprivileged import USER_ID
 
@@ -180,7 +183,7 @@ with box(rootfs=rootfs, upper="disk") as opened:
     )
     assert told[0] == str(20 << 20)
     assert told[1] in (None, [20 << 20])
-    assert told[2] is None
+    assert told[2] == 20 << 20
     assert told[3] == [f"{caller.directory}/big"]
     assert not (caller.directory / "big").exists()
     assert not list((caller.directory / "data/pytest-isolate").glob("uppers/**/big"))
@@ -208,10 +211,106 @@ with box(upper="disk") as opened:
     assert not uppers.exists()
 
 
-def test_cap_of_a_disk_is_a_contradiction(caller: Caller):
-    done = caller.python("-m", "pytest_isolate", "run", "--upper=disk", "--disk=1MiB", "--", "true")
-    assert done.returncode == 2
-    assert (
-        'disk+upper: disk=1.0 MiB caps a tmpfs, and a directory on a disk has no cap of its own; accepted: upper="tmpfs", or no disk='
-        in done.stderr
+FILL = """
+with box(upper="disk", disk=8 << 20, **{more!r}) as opened:
+    begun = opened.usage().disk_written_bytes
+    command = "cd /var && dd if=/dev/zero of=big bs=64k count=400 2>&1; stat -c %s big"
+    said = opened.run(["/bin/sh", "-c", command]).stdout.decode()
+    tell([said, begun, opened.usage().disk_written_bytes, opened.events().disk_full, [str(each) for each in opened.changes() if each.path == "/var/big"]])
+"""
+
+
+def loop_files() -> list[str]:
+    """Of the layer stores of tests, what loop devices are attached to."""
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            found.append(path.read_text().strip())
+    return [path for path in found if "/uppers/" in path]
+
+
+@pytest.mark.parametrize("caller", CALLERS[:1], indirect=True)
+@pytest.mark.parametrize("kind", ["host", "root"])
+@requires("loop-device")
+def test_cap_of_a_disk_is_the_size_of_a_file_system(caller: Caller, layers: Path, kind: str):
+    rootfs = ["host"] if kind == "host" else [str(layers / "root")]
+    code = f"rootfs = parse_key('rootfs', {rootfs!r}, '/')" + FILL.replace("**{more!r}", "rootfs=rootfs")
+    said, begun, written, full, changed = caller.run(code, env={"XDG_DATA_HOME": str(caller.directory / "data")})
+    assert "No space left on device" in said
+    size = int(said.splitlines()[-1])
+    assert 8 << 20 <= size <= (8 << 20) + (64 << 10)
+    assert begun == 0
+    assert size <= written <= size + (64 << 10)
+    assert full is True
+    assert len(changed) == 1
+    assert not (caller.directory / "data/pytest-isolate/uppers").exists()
+    assert not [path for path in loop_files() if path.startswith(str(caller.directory))]
+
+
+@pytest.mark.parametrize("caller", CALLERS[:1], indirect=True)
+@requires("loop-device", "cgroup-memory")
+def test_capped_disk_takes_more_than_the_memory_cap(caller: Caller):
+    code = """
+with box(upper="disk", disk=256 << 20, memory=64 << 20) as opened:
+    done = opened.run(["/bin/sh", "-c", "dd if=/dev/zero of=/var/big bs=1M count=160 2>&1; stat -c %s /var/big"], timeout=100)
+    tell([done.stdout.decode().splitlines()[-1], opened.events(network=False).oom_kills, opened.usage().disk_written_bytes])
+"""
+    size, kills, written = caller.run(code, env={"XDG_DATA_HOME": str(caller.directory / "data")})
+    assert (int(size), kills) == (160 << 20, 0)
+    assert written >= 160 << 20
+
+
+@pytest.mark.parametrize("caller", CALLERS[:1], indirect=True)
+@requires("loop-device")
+def test_capped_disk_of_a_killed_run_leaves_nothing(caller: Caller):
+    killed = caller.process(
+        """
+import signal
+with box(upper="disk", disk=16 << 20) as opened:
+    opened.run(["/bin/sh", "-c", "dd if=/dev/zero of=/var/left bs=1M count=8 2>/dev/null"])
+    mine = [path for path in __import__("glob").glob("/sys/block/loop*/loop/backing_file") if os.environ["XDG_DATA_HOME"] in open(path).read()]
+    print(len(mine), flush=True)
+    os.kill(POOL.launch().pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+        env={"XDG_DATA_HOME": str(caller.directory / "data")},
     )
+    assert killed.returncode == -9
+    assert killed.stdout == "1\n"
+    deadline = time.monotonic() + 10
+    while (left := [path for path in loop_files() if str(caller.directory) in path]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left
+    # The directory of the run is empty: the file never had a name that could stay.
+    assert list((caller.directory / "data/pytest-isolate/uppers").glob("*/*")) == []
+
+
+@requires("unprivileged-user", "userns")
+@pytest.mark.parametrize("caller", CALLERS[1:], indirect=True)
+def test_cap_of_a_disk_is_a_named_capability_that_a_user_lacks(caller: Caller):
+    done = caller.python(
+        "-m",
+        "pytest_isolate",
+        "run",
+        "--upper=disk",
+        "--disk=1MiB",
+        "--",
+        "true",
+        env={"XDG_DATA_HOME": str(caller.directory / "data")},
+    )
+    assert done.returncode != 0
+    assert 'disk needs loop-device: a cap on upper="disk" is a file system of that size, which only root can mount' in done.stderr
+    assert 'remedy: run as root, or cap a tmpfs: upper="tmpfs"' in done.stderr
+
+
+def test_disk_without_a_cap_counts_what_was_written(caller: Caller):
+    code = """
+with box(upper="disk") as opened:
+    opened.run(["/bin/sh", "-c", "cd /var/tmp && mkdir -p a/b && dd if=/dev/zero of=a/b/one bs=1M count=3 2>/dev/null && ln a/b/one two && rm -f none && truncate -s 1G hole"])
+    some = opened.usage().disk_written_bytes
+    opened.run([PYTHON, "-c", "for n in range(100_001): open(f'/var/tmp/a/{n}', 'w').close()"], timeout=100)
+    tell([some, opened.usage().disk_written_bytes])
+"""
+    some, many = caller.run(code, env={"XDG_DATA_HOME": str(caller.directory / "data")})
+    assert some == 3 << 20
+    assert many is None  # not known, and never zero

@@ -292,6 +292,50 @@ def test_full_disk_is_told_in_the_failing_report(pytester: pytest.Pytester, monk
     assert done.of("test_next", "call").outcome == "passed"
 
 
+@requires("loop-device")
+def test_full_disk_with_a_cap_is_told_as_a_full_tmpfs_is(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.isolate(disk="4MiB", upper="disk")
+        def test_fills():
+            with open("/var/filled", "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        @pytest.mark.isolate(disk="4MiB", upper="disk")
+        def test_writes_more_at_once_than_there_is_room():
+            with open("/var/filled", "wb", buffering=0) as file:
+                file.write(bytes(3 << 20))
+                while True:
+                    file.write(bytes(1 << 20))
+
+        @pytest.mark.isolate(disk="4MiB", upper="disk")
+        def test_fits():
+            with open("/var/filled", "wb") as file:
+                file.write(bytes(4 << 20))
+    """)
+    done = run(pytester, monkeypatch, f"--isolate-store={pytester.path}/store")
+    assert done.of("test_fills", "call").section("isolate: disk full").startswith("disk full: 4.")
+    assert "of 4 MiB written, further writes were refused (ENOSPC)" in done.of("test_fills", "call").section("isolate: disk full")
+    told = done.of("test_writes_more_at_once_than_there_is_room", "call").section("isolate: disk full")
+    assert "ENOSPC" in told
+    assert done.failed() == {("test_fills", "call"), ("test_writes_more_at_once_than_there_is_room", "call")}
+
+
+@requires("root", "unprivileged-user", "userns")
+def test_cap_of_a_disk_is_what_a_user_lacks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.isolate(disk="4MiB", upper="disk")
+        def test_it():
+            open("/var/tmp/x", "w").close()
+    """)
+    done = run(pytester, monkeypatch, how="user")
+    assert 'disk needs loop-device: a cap on upper="disk" is a file system of that size' in done.of("test_it", "setup").longrepr
+    run(pytester, monkeypatch, "--isolate-missing=weaken", how="user").result.assert_outcomes(passed=1)
+
+
 def test_full_disk_is_told_after_the_test_cleaned_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytester.makepyfile(
         """

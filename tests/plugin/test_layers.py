@@ -5,62 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.support.capabilities import requires
+from tests.support.layer_suites import Suite, suite
 from tests.support.pytest_process import ROOT, run_pytest
 from tests.support.roots import make_root
-from tests.support.unprivileged import USER_ID, find_python, pytest_as_user, run_as_user, user_directory
+from tests.support.unprivileged import USER_ID, find_python, run_as_user
 
-Run = Callable[..., pytest.RunResult | subprocess.CompletedProcess[str]]
-
-HEAD = """
-import os, pathlib, subprocess
-import pytest
-from pytest_isolate import isolate_layer, isolate_snapshot
-PLACE = pathlib.Path("PLACE")
-"""
-
-
-class Suite:
-    """A directory with a suite, and somebody who runs it.
-
-    Attributes:
-        place: where layers have their files, outside of pytest's own directories; nothing may come to be there on the host.
-    """
-
-    def __init__(self, directory: Path, *, root: bool) -> None:
-        self.directory, self.root = directory, root
-        self.place = directory / "made"
-
-    def write(self, name: str, text: str) -> None:
-        path = self.directory / name
-        path.write_text(HEAD.replace('PLACE"', f'{self.place}"') + text if name.endswith(".py") else text)
-        if not self.root and os.geteuid() == 0:
-            os.chown(path, USER_ID, USER_ID)
-
-    def run(self, *args: str) -> str:
-        """What pytest prints, with status and outcome."""
-        args = ("-q", "-rA", f"--isolate-store={self.directory}/store", *args)
-        done = run_pytest(self.directory, *args) if self.root else pytest_as_user(*args, cwd=self.directory)
-        assert not self.place.exists(), done.stdout
-        return done.stdout + done.stderr
-
-
-@pytest.fixture(
-    params=[pytest.param("root", marks=requires("root")), pytest.param("user", marks=requires("unprivileged-user", "userns"))]
-)
-def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    if request.param == "root":
-        yield Suite(tmp_path_factory.mktemp("suite"), root=True)
-        return
-    with ExitStack() as stack:
-        yield Suite(stack.enter_context(user_directory()), root=False)
-
+__all__ = ["suite"]
 
 LAYERS = """
 one = isolate_layer("one", steps=[f"mkdir {PLACE} && cat input > {PLACE}/f && date +%N >> {PLACE}/f", ["touch", f"{PLACE}/gone"]], inputs=["input"])
@@ -289,6 +243,100 @@ def test_snapshot_of_a_fixture_is_each_test_s_own(suite: Suite):
     assert "9 passed" in output, output
     assert output.count("made x") == output.count("made y") == 1
     assert not list((suite.directory / "store/tmp").iterdir())
+
+
+WITHIN = """
+HERE = pathlib.Path(__file__).parent
+made = isolate_layer("made", steps=[f"mkdir {HERE}/src/made && echo x > {HERE}/src/made/x"])
+
+def check():
+    assert {"a", "deep"} <= set(os.listdir(HERE / "src"))
+    assert not (HERE / "data/c").exists()
+    (HERE / "src/deep/b").write_text("written")
+    (HERE / "src/a").write_text("written")
+    (HERE / "new").touch()
+
+@pytest.mark.isolate(upper="disk", inputs=["src"])
+def test_host(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["src/a", "src/deep"])
+def test_file(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["src"], rootfs=["host", made])
+def test_layer():
+    check()
+    assert (HERE / "src/made/x").read_text() == "x\\n"
+
+@pytest.mark.isolate(upper="disk", inputs=["src"], rootfs="image")
+def test_image(): check()
+
+@pytest.mark.isolate(upper="disk", inputs=["."])
+def test_all():
+    (HERE / "data/c").write_text("written")
+"""
+
+
+@pytest.mark.parametrize("store", ["store", "src/store"])
+def test_writes_go_to_a_store_within_the_project_that_inputs_cut(suite: Suite, store: str):
+    """overlayfs refuses parts that lie in one another (ELOOP): the store's directories lie in the tree that they are laid over."""
+    make_root(suite.directory / "image")
+    for name in ("src/a", "src/deep/b", "data/c"):
+        (suite.directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (suite.directory / name).write_text("host")
+    suite.write("test_it.py", WITHIN)
+    suite.own()
+    output = suite.run(f"--isolate-store={suite.directory}/{store}")
+    assert "5 passed" in output, output
+    for name in ("src/a", "src/deep/b", "data/c"):
+        assert (suite.directory / name).read_text() == "host"
+    assert not (suite.directory / "new").exists()
+
+
+PLAIN = """
+@pytest.fixture(scope="module")
+@isolate_snapshot
+def files():
+    PLACE.mkdir()
+    return PLACE
+
+@pytest.fixture
+def through(files):
+    return files
+
+def test_plain_first(files): pass
+
+@pytest.mark.isolate
+def test_isolated(files):
+    assert files.is_dir()
+
+def test_plain_through_another(through): pass
+
+@pytest.mark.skip
+def test_skipped(files): pass
+
+def test_plain_without(): pass
+
+class TestOfAClass:
+    @pytest.fixture(scope="class")
+    @isolate_snapshot
+    def own(self):
+        PLACE.mkdir()
+
+    def test_plain(self, own, files): pass
+"""
+
+
+def test_plain_test_that_uses_a_snapshot_is_told_to_be_isolated(suite: Suite):
+    suite.write("test_it.py", PLAIN)
+    output = suite.run()
+    assert "2 passed, 1 skipped, 3 errors" in output, output
+    for name, fixtures in (
+        ("test_plain_first", "snapshot fixture 'files'"),
+        ("test_plain_through_another", "snapshot fixture 'files'"),
+        ("test_plain", "snapshot fixtures 'files' and 'own'"),
+    ):
+        assert f"{name} isn't isolated, and would not find the files of the {fixtures}: they are layers of sandboxes" in output
+    assert "remedy: mark it with @pytest.mark.isolate" in output
 
 
 def test_snapshot_that_fails_or_gives_what_cannot_come_out(suite: Suite):

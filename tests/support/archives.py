@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pytest_isolate.images.image import architecture
 
-__all__ = ["GZIP", "TAR", "digest", "docker_archive", "layout", "member", "tar"]
+__all__ = ["GZIP", "TAR", "Member", "digest", "docker_archive", "layout", "member", "tar"]
 
 TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"

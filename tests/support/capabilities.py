@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,17 @@ def _nft() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def _mmdebstrap() -> str:
+    """The program, and packages to be had."""
+    if missing := _program("mmdebstrap", "mmdebstrap")():
+        return missing
+    try:
+        socket.create_connection(("deb.debian.org", 80), 10).close()
+    except OSError as error:
+        return f"no way to deb.debian.org: {error}"
+    return ""
+
+
 def _distribution(name: str) -> Callable[[], str]:
     def probe() -> str:
         try:
@@ -211,7 +223,8 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "redis-server": _program("redis-server", "redis-server"),
     "nginx": _program("nginx", "nginx-light"),
     "postgresql": _postgresql,
-    **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "zstd")},
+    **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "podman", "zstd")},
+    "mmdebstrap": _mmdebstrap,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",

@@ -8,15 +8,17 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from pytest_isolate.images.copying import entries_of
 from pytest_isolate.images.owners import Owners
 from pytest_isolate.images.tree_record import lines
 
-__all__ = ["LISTING", "buildah_image", "buildah_image_elsewhere", "listing", "tool", "umoci_image"]
+__all__ = ["LISTING", "buildah_image", "buildah_image_elsewhere", "busybox_tarball", "listing", "tool", "umoci_image"]
 
 AS_ROOT: Final = Owners(False, 0, 0)
 
@@ -151,11 +153,16 @@ def umoci_image(directory: Path) -> tuple[Path, list[str]]:
     return layout, found
 
 
-def buildah_image(directory: Path) -> tuple[Path, list[str]]:
-    """An OCI layout with the tag ``three``, by buildah with overlays; and what its container shows. As root."""
-    buildah = ["buildah", "--root", f"{directory}/storage", "--runroot", f"{directory}/run", "--storage-driver", "overlay"]
+def buildah_image(directory: Path, podman_saves: Mapping[str, Path] = MappingProxyType({})) -> tuple[Path, list[str]]:
+    """An OCI layout with the tag ``three``, by buildah with overlays; and what its container shows. As root.
+
+    Args:
+        podman_saves: what `podman save` makes of the same image: by its ``--format``, where.
+    """
+    state = tempfile.mkdtemp(dir="/tmp", prefix="img-")  # podman takes no path of more than 50 characters
+    buildah = ["buildah", "--root", f"{directory}/storage", "--runroot", state, "--storage-driver", "overlay"]
     layout = directory / "oci"
-    base = "scratch"
+    base, found = "scratch", list[str]()
     try:
         for number, change in enumerate(CHANGES, 1):
             container = tool(*buildah, "from", base)
@@ -164,6 +171,8 @@ def buildah_image(directory: Path) -> tuple[Path, list[str]]:
             tool(*buildah, "commit", container, base)
             if change is third:
                 tool(*buildah, "commit", container, f"oci:{layout}:three")
+                for form, path in podman_saves.items():
+                    tool("podman", *buildah[1:], "save", "--quiet", f"--format={form}", f"--output={path}", f"{base}:latest")
                 found = listing(Path(tool(*buildah, "mount", container)))
             tool(*buildah, "umount", container)
     finally:
@@ -172,15 +181,41 @@ def buildah_image(directory: Path) -> tuple[Path, list[str]]:
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
             for point in [line.split()[4] for line in file if f" {directory}/" in line]:
                 tool("umount", point)
+        shutil.rmtree(state, ignore_errors=True)
     return layout, found
 
 
-def buildah_image_elsewhere(directory: Path) -> tuple[Path, list[str]]:
+def buildah_image_elsewhere(directory: Path, podman_saves: Mapping[str, Path] = MappingProxyType({})) -> tuple[Path, list[str]]:
     """`buildah_image` in a mount namespace of its own: its mounts come and go, and are nobody else's business."""
-    code = "print(json.dumps(buildah_image(Path(sys.argv[1]))[1]))"
+    code = "print(json.dumps(buildah_image(Path(sys.argv[1]), {form: Path(path) for form, path in json.loads(sys.argv[2]).items()})[1]))"
     imports = "import json, sys; from pathlib import Path; from tests.support.image_tools import buildah_image"
-    shown = tool("unshare", "--mount", sys.executable, "-c", f"{imports}; {code}", directory, cwd=Path(__file__).parents[2])
+    saves = json.dumps({form: str(path) for form, path in podman_saves.items()})
+    place = Path(__file__).parents[2]
+    shown = tool("unshare", "--mount", sys.executable, "-c", f"{imports}; {code}", directory, saves, cwd=place)
     return directory / "oci", json.loads(shown)
+
+
+_BUSYBOX: Final = """
+set -e
+cd "$1"
+mkdir -p proc sys dev tmp etc root
+echo root:x:0:0::/root:/bin/sh > etc/passwd
+busybox=$(ls bin/busybox usr/bin/busybox 2>/dev/null | head -n 1)
+chroot . /$busybox mkdir -p /bin /sbin /usr/bin /usr/sbin
+chroot . /$busybox --install -s
+"""
+
+
+def busybox_tarball(directory: Path) -> Path:
+    """A root file system that mmdebstrap makes of Debian's busybox-static: no libc, no loader, no dpkg. Ten seconds, as root."""
+    target = directory / "busybox.tar"
+    hook = directory / "hook"
+    hook.write_text(f"#!/bin/sh{_BUSYBOX}")
+    hook.chmod(0o755)
+    # Nothing of it may run before it is there: dpkg unpacks from outside.
+    options = ("--quiet", "--mode=chrootless", "--variant=custom", "--include=busybox-static", "--skip=check/empty")
+    tool("mmdebstrap", *options, f"--customize-hook={hook}", "bookworm", target, "http://deb.debian.org/debian")
+    return target
 
 
 def listing(root: Path) -> list[str]:
@@ -204,7 +239,7 @@ def merged(directories):
     # What an overlay of them shows; the calling process goes into namespaces for it.
     uid, gid = os.geteuid(), os.getegid()
     owners = Owners.of(enter_user_namespace(), uid, gid)
-    os.mkdir("empty"), os.mkdir("point")
+    os.makedirs("empty", exist_ok=True), os.makedirs("point", exist_ok=True)
     mount("none", "/", flags=0x4000 | 0x40000)
     data = ":".join([*reversed(directories), os.path.abspath("empty")])
     mount("overlay", "point", "overlay", data=f"lowerdir={data}{',userxattr' if owners.rootless else ''}")

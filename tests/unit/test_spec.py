@@ -73,7 +73,7 @@ def test_contradiction_is_found_and_names_its_keys(values: dict[str, Any], key: 
 @pytest.mark.parametrize(
     "values",
     [
-        {}, {"disk": 1 << 20, "memory": 1 << 20}, {"disk": 2 << 20, "memory": 1 << 20, "swap": 1 << 20}, {"disk": 1 << 20}, {"memory": 1 << 20, "swap": 0},
+        {}, {"disk": 1 << 20, "memory": 1 << 20}, {"disk": 2 << 20, "memory": 1 << 20, "swap": 1 << 20}, {"disk": 2 << 20, "memory": 1 << 20, "upper": "disk"}, {"disk": 1 << 20}, {"memory": 1 << 20, "swap": 0},
         {"writable": ("/a",), "hide": ("/ab",)}, {"writable": ("/devices",)}, {"hide": ("/proc/cpuinfo",)},
         {"hostname": "x" * 64}, {"hostname": "a.b", "net": Net("bridge", network="bridge")},
     ],
