@@ -19,10 +19,13 @@ from pytest_isolate.plugin.settings import settings_key
 __all__ = ["Outputs", "register"]
 
 
-def register(config: pytest.Config) -> None:
-    """To be called once in `pytest_configure` of a run that makes something of its document."""
-    if collected_key in config.stash:
-        config.pluginmanager.register(Outputs(config), "isolate-outputs")
+def register(config: pytest.Config) -> Outputs | None:
+    """To be called once, in a run that makes something of its document; None in xdist's workers."""
+    if collected_key not in config.stash:
+        return None
+    outputs = Outputs(config)
+    config.pluginmanager.register(outputs, "isolate-outputs")
+    return outputs
 
 
 class Outputs:
@@ -34,7 +37,7 @@ class Outputs:
 
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        document = self._document(session, int(exitstatus))
+        document = self._told(session, int(exitstatus))
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
 
@@ -45,8 +48,28 @@ class Outputs:
             write(path, text)
         except OSError as error:
             # The path was tried before the tests; what a full disk makes of it mustn't pass for a report.
-            self._failures.append(f"{path} could not be written: {error.strerror}")
-            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+            self._fail(session, f"{path} could not be written: {error.strerror}")
+
+    def _fail(self, session: pytest.Session, text: str) -> None:
+        self._failures.append(text)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+
+    def _told(self, session: pytest.Session, exitstatus: int) -> dict[str, Any]:
+        """The document, after `pytest_isolate_report`; without what that did to it where the result is no document."""
+        document = self._document(session, exitstatus)
+        hook = self._config.hook.pytest_isolate_report
+        if not hook.get_hookimpls():
+            return document
+        try:
+            hook(config=self._config, document=document)
+            json.dumps(document, allow_nan=False)
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
+            from pytest_isolate.plugin.spec_hook import implementers
+
+            names = " or ".join(implementers(self._config.hook, hook.name, self._config))
+            self._fail(session, f"{hook.name} of {names}: {type(error).__name__}: {error}; the report is as it was without it")
+            return self._document(session, exitstatus)
+        return document
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
