@@ -7,8 +7,9 @@ without isolated tests doesn't pay for the modules behind it.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,7 @@ class Collected:
         settings = config.stash[settings_key]
         self._preloaded = settings.preload
         self._config = config
+        self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
         self._notes = notes
         self._imports: Imports | None = None
         self._outcomes: dict[tuple[str, str], str] = {}
@@ -97,8 +99,12 @@ class Collected:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         """Makes the document, where something wants it that wasn't there in `pytest_configure`."""
         plugins = self._config.pluginmanager
+        if told := self._github and self.run is not None:
+            from pytest_isolate.plugin import github
+
+            github.register(self._config)
         result = yield
-        if not plugins.hasplugin("isolate-outputs") and self._config.hook.pytest_isolate_report.get_hookimpls():
+        if not plugins.hasplugin("isolate-outputs") and (told or self._config.hook.pytest_isolate_report.get_hookimpls()):
             from pytest_isolate.plugin import outputs
 
             if (late := outputs.register(self._config)) is not None:
@@ -124,6 +130,11 @@ class Collected:
             if self._imports and (hint := self._imports.hint()):
                 self._run.note(hint)
         return self._run
+
+
+def _on_github(environment: Mapping[str, str]) -> bool:
+    """In a step of GitHub Actions, and not below a test of it that runs pytest: what that says is the test's business."""
+    return environment.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in environment
 
 
 def _outcome(report: pytest.TestReport, before: str) -> str:

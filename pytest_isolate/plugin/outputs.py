@@ -40,6 +40,12 @@ class Outputs:
         document = self._told(session, int(exitstatus))
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
+        if self._settings.metrics:
+            from pytest_isolate.report.openmetrics import metrics
+
+            self._write(session, self._settings.metrics, metrics(document))
+        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+            github.take(document)
 
     def _write(self, session: pytest.Session, path: str, text: str) -> None:
         from pytest_isolate.report.files import write
