@@ -41,4 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_isolate.plugin import outputs
 
         outputs.register(config)
+    if getattr(config.option, "htmlpath", None) and not (found.no_isolate or hasattr(config, "workerinput")):
+        from pytest_isolate.plugin import html_columns
+
+        html_columns.register(config)
     watch.register(config)
