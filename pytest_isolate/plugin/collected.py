@@ -99,7 +99,7 @@ class Collected:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
         """Makes the document, where something wants it that wasn't there in `pytest_configure`."""
         plugins = self._config.pluginmanager
-        if told := self._github and self.run is not None:
+        if told := self._github and self.finished() is not None:
             from pytest_isolate.plugin import github
 
             github.register(self._config)

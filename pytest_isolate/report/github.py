@@ -7,6 +7,7 @@ and in properties ``%3A`` and ``%2C``.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.usage import Usage
+from pytest_isolate.report.record import Run, TestRecord
+from pytest_isolate.report.table import heaviest
 
 __all__ = ["LIMIT", "commands", "summary"]
 
@@ -29,21 +32,21 @@ _RESERVE: Final = 200
 
 
 def commands(document: Mapping[str, Any], workspace: str) -> list[str]:
-    """A command for each problem: errors for those that failed a test, warnings for the others.
+    """A command for each problem: errors for those that failed a test or the run, warnings for the others.
 
     Args:
         workspace: the checkout (``GITHUB_WORKSPACE``), which GitHub's paths are relative to.
     """
     lines = []
     for kind, failed in (("error", True), ("warning", False)):
-        found = [(test, problem) for test, problem in _problems(document) if problem["failed"] is failed]
+        found = [(test, problem) for test, problem in (*_problems(document), *_growth(document)) if problem["failed"] is failed]
         # The last one that is shown tells how many aren't.
         shown = found if len(found) <= _ANNOTATIONS else found[: _ANNOTATIONS - 1]
         for test, problem in shown:
             properties = {**_place(document, test, workspace), "title": f"{problem['kind']}: {test['nodeid']}"}
             lines.append(_command(kind, properties, problem["text"]))
         if more := len(found) - len(shown):
-            text = f"{more} more problems {'that failed tests' if failed else 'that failed no test'}; the log has all of them"
+            text = f"{more} more problems {'that failed' if failed else 'that failed no test'}; the log has all of them"
             lines.append(_command(kind, {"title": "isolate"}, text))
     return lines
 
@@ -52,6 +55,29 @@ def _problems(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], 
     for test in document["tests"]:
         for problem in test["problems"]:
             yield test, problem
+
+
+def _growth(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """What fails the run in a comparison with a baseline, in the form of problems."""
+    comparison = document.get("comparison", {})
+    tests = {test["nodeid"]: test for test in document["tests"]}
+    for change in comparison.get("tests", ()):
+        if change.get("exceeded"):
+            figure, before, after = change["figure"], _shown(change, "before"), _shown(change, "after")
+            text = f"{figure} {after}, {before} in the baseline: {_percent(change)}, {change['limit']} is allowed"
+            yield tests.get(change["nodeid"], {"nodeid": change["nodeid"]}), {"kind": "grown", "text": text, "failed": True}
+    for unknown in comparison.get("unmeasured", ()):
+        text = f"{unknown['figure']} has a limit, and it could not be measured"
+        yield tests.get(unknown["nodeid"], {"nodeid": unknown["nodeid"]}), {"kind": "grown", "text": text, "failed": True}
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    value = values[name]
+    return "-" if value is None else FIGURES[values["figure"]].show(value)
+
+
+def _percent(change: Mapping[str, Any]) -> str:
+    return "from 0" if change["change"] is None else f"{change['change'] * 100:+.1f} %"
 
 
 def _place(document: Mapping[str, Any], test: Mapping[str, Any], workspace: str) -> dict[str, str]:
@@ -87,7 +113,7 @@ def summary(document: Mapping[str, Any], top: int, limit: int = LIMIT) -> bytes:
     """
     totals = document["totals"]
     lines = [f"### pytest-isolate: {_count(totals['tests'], 'isolated test')}", "", _totals(document), ""]
-    pages = [_problem_rows(document), _table(document, top), _notes(document)]
+    pages = [_problem_rows(document), _changes(document, top), _budgets(document, top), _table(document, top), _notes(document)]
     size = sum(len(_encoded(line)) for line in lines)
     left_out = 0
     for line in (line for page in pages for line in page):
@@ -131,23 +157,62 @@ def _problem_rows(document: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _changes(document: Mapping[str, Any], top: int) -> list[str]:
+    """A comparison with a baseline: all that is beyond its limit, and of the rest what grew most."""
+    if (comparison := document.get("comparison")) is None:
+        return []
+    beyond = [change for change in comparison["tests"] if change.get("exceeded")]
+    grown = [change for change in comparison["tests"] if change["verdict"] == "grown" and not change.get("exceeded")]
+    grown.sort(key=lambda change: (change["change"] is None, change["change"] or 0), reverse=True)
+    baseline = comparison["baseline"]
+    commit = f" ({_text(baseline['commit'][:10])})" if baseline["commit"] else ""
+    counts = f"{_count(len(beyond), 'figure')} beyond the limit, {len(grown)} more grown"
+    lines = [f"Compared with {_code(baseline['name'])}{commit}: {counts}.", ""]
+    if rows := [*beyond, *grown[: top or None]]:
+        lines += ["| | test | figure | before | after | change | allowed |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    for change in rows:
+        mark = "**GROWN**" if change.get("exceeded") else "grown"
+        figures = [_shown(change, "before"), _shown(change, "after"), _percent(change), _text(change.get("limit", ""))]
+        lines.append(f"| {mark} | {_code(change['nodeid'])} | {_text(change['figure'])} | {' | '.join(figures)} |")
+    return [*lines, ""]
+
+
+def _budgets(document: Mapping[str, Any], top: int) -> list[str]:
+    """Those that are used up most."""
+    judged = [(test, budget) for test in document["tests"] for budget in test.get("budget", ()) if budget["used"] is not None]
+    judged.sort(key=lambda pair: _share(pair[1]), reverse=True)
+    if not judged:
+        return []
+    lines = ["| nearest to their budget | figure | used | budget | share |", "| --- | --- | ---: | ---: | ---: |"]
+    for test, budget in judged[: top or None]:
+        share = f"{_share(budget) * 100:.0f} %" if budget["allowed"] else ""
+        figures = [_shown(budget, "used"), _shown(budget, "allowed"), share]
+        lines.append(f"| {_code(test['nodeid'])} | {_text(budget['figure'])} | {' | '.join(figures)} |")
+    return [*lines, ""]
+
+
+def _share(budget: Mapping[str, Any]) -> float:
+    """Of the budget that was used; of none, anything is beyond all others."""
+    if budget["allowed"]:
+        return float(budget["used"] / budget["allowed"])
+    return math.inf if budget["used"] else 0.0
+
+
 def _table(document: Mapping[str, Any], top: int) -> list[str]:
-    """The heaviest by CPU time, as the terminal orders them."""
-    tests = {(test["nodeid"], test.get("worker")): test for test in document["tests"]}  # the last attempt is the result
-    used = [(test, Usage.from_json(test["usage"])) for test in tests.values()]
-    used.sort(key=lambda pair: (-(pair[1].cpu_seconds or 0), -(pair[1].memory_peak_bytes or 0), pair[0]["nodeid"]))
-    shown = used[: top or None]
+    """The heaviest tests, those that the terminal shows."""
+    run = Run(record for test in document["tests"] if (record := TestRecord.from_json(test)) is not None)
+    shown = heaviest(run, top)
     if not shown:
         return []
     figures = [FIGURES[name] for name in _COLUMNS]
-    heading = f"heaviest {len(shown)} of {len(used)}" if len(shown) < len(used) else "test"
+    heading = f"heaviest {len(shown)} of {len(run.tests)}" if len(shown) < len(run.tests) else "test"
     lines = [
         f"| {heading} | outcome | {' | '.join(figure.meaning for figure in figures)} |",
         "| --- | --- |" + " ---: |" * len(figures),
     ]
-    for test, usage in shown:
-        cells = ["" if (value := figure.of(usage)) is None else figure.show(value) for figure in figures]
-        lines.append(f"| {_code(test['nodeid'])} | {_text(test['outcome'])} | {' | '.join(cells)} |")
+    for test in shown:
+        cells = ["" if (value := figure.of(test.usage)) is None else figure.show(value) for figure in figures]
+        lines.append(f"| {_code(test.nodeid)} | {_text(test.outcome)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

@@ -20,7 +20,15 @@ def problem(kind: str = "OOM", text: str = "used all", *, failed: bool = True) -
 def record(
     nodeid: str, *problems: dict[str, Any], file: str = "tests/test_a.py", line: int = 7, **usage: float
 ) -> dict[str, Any]:
-    return {"nodeid": nodeid, "outcome": "passed", "usage": usage, "problems": list(problems), "file": file, "line": line}
+    return {
+        "nodeid": nodeid,
+        "outcome": "passed",
+        "usage": usage,
+        "problems": list(problems),
+        "file": file,
+        "line": line,
+        "spec": {},
+    }
 
 
 def document(*tests: dict[str, Any], rootdir: str = "/work/project", **more: Any) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def test_ten_of_each_kind_are_shown_and_the_last_counts_the_rest():
     found = [read(line) for line in commands(document(*tests), "/work")]
     errors = [data for name, _, data in found if name == "error"]
     assert len(errors) == 10
-    assert errors[-1] == "5 more problems that failed tests; the log has all of them"
+    assert errors[-1] == "5 more problems that failed; the log has all of them"
     warnings = [data for name, _, data in found if name == "warning"]
     assert len(warnings) == 10
     assert warnings[-1] == "5 more problems that failed no test; the log has all of them"
@@ -152,6 +160,72 @@ def test_summary_has_totals_problems_and_the_heaviest_tests():
         ["test", "outcome", "CPU time, user and system", "memory peak", "time inside the sandbox"],
         ["t::heavy", "passed", "1.40 s", "64.0 MiB", ""],
         ["t::light", "passed", "100 ms", "", "1.00 s"],
+    ]
+
+
+def comparison(*tests: dict[str, Any], unmeasured: tuple[dict[str, str], ...] = ()) -> dict[str, Any]:
+    baseline = {"name": "main", "path": "/x/main.json", "commit": "0123456789abcdef", "created": 0.0, "machine": {}}
+    return {
+        "baseline": baseline,
+        "tests": list(tests),
+        "unlike": [],
+        "unjudged": [],
+        "unmeasured": list(unmeasured),
+        "failed": [],
+    }
+
+
+GROWN = {
+    "nodeid": "t::a",
+    "figure": "memory",
+    "before": 100 << 20,
+    "after": 130 << 20,
+    "change": 0.3,
+    "noise": 0.01,
+    "verdict": "grown",
+    "limit": "10%",
+    "exceeded": True,
+}
+MORE = {"nodeid": "t::b", "figure": "cpu", "before": 1.0, "after": 1.5, "change": 0.5, "noise": 0.1, "verdict": "grown"}
+FROM_NOTHING = {"nodeid": "t::b", "figure": "net_tx", "before": 0, "after": 5, "change": None, "noise": None, "verdict": "grown"}
+SAME = {"nodeid": "t::b", "figure": "wall", "before": 1.0, "after": 1.0, "change": 0.0, "noise": 0.1, "verdict": "same"}
+
+
+def test_growth_beyond_its_limit_is_an_error_at_the_test():
+    unmeasured = ({"nodeid": "t::gone", "figure": "cpu"},)
+    made = document(record("t::a"), record("t::b"), comparison=comparison(GROWN, MORE, SAME, unmeasured=unmeasured))
+    assert [read(line) for line in commands(made, "/work/project")] == [
+        ("error", {"file": "tests/test_a.py", "line": "7", "title": "grown: t::a"}, "memory 130.0 MiB, 100.0 MiB in the baseline: +30.0 %, 10% is allowed"),
+        ("error", {"title": "grown: t::gone"}, "cpu has a limit, and it could not be measured"),
+    ]  # fmt: skip
+
+
+def test_summary_has_the_comparison_with_what_is_beyond_its_limit_first():
+    made = document(record("t::a", cpu_seconds=1.0), comparison=comparison(SAME, MORE, FROM_NOTHING, GROWN))
+    text = summary(made, 5)
+    assert "Compared with <code>main</code> (0123456789): 1 figure beyond the limit, 2 more grown." in rendered(text)
+    assert cells(text).rows[:4] == [
+        ["", "test", "figure", "before", "after", "change", "allowed"],
+        ["GROWN", "t::a", "memory", "100.0 MiB", "130.0 MiB", "+30.0 %", "10%"],
+        ["grown", "t::b", "net_tx", "0 B", "5 B", "from 0", ""],
+        ["grown", "t::b", "cpu", "1.00 s", "1.50 s", "+50.0 %", ""],
+    ]
+    nothing = summary(document(record("t::a"), comparison=comparison(SAME)), 5)
+    assert "0 figures beyond the limit, 0 more grown." in rendered(nothing)
+
+
+def test_summary_has_the_budgets_that_are_used_up_most():
+    def judged(figure: str, used: float | None, allowed: float) -> dict[str, Any]:
+        return {"figure": figure, "used": used, "allowed": allowed, "verdict": "within", "place": "x"}
+
+    first = {**record("t::a"), "budget": [judged("cpu", 0.5, 1.0), judged("memory", 90 << 20, 64 << 20), judged("pids", None, 4)]}
+    second = {**record("t::b"), "budget": [judged("processes_left", 1, 0), judged("disk", 0, 0)]}
+    assert cells(summary(document(first, second), 4)).rows[:5] == [
+        ["nearest to their budget", "figure", "used", "budget", "share"],
+        ["t::b", "processes_left", "1", "0", ""],
+        ["t::a", "memory", "90.0 MiB", "64.0 MiB", "141 %"],
+        ["t::a", "cpu", "500 ms", "1.00 s", "50 %"],
+        ["t::b", "disk", "0 B", "0 B", ""],
     ]
 
 
