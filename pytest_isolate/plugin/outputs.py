@@ -5,6 +5,7 @@ pytest_sessionfinish comes also where the run was interrupted or broke, so that 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -37,7 +38,7 @@ class Outputs:
 
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        document = self._told(session, int(exitstatus))
+        document = self._told(session, self._document(session, int(exitstatus)))
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
         if self._settings.metrics:
@@ -60,12 +61,12 @@ class Outputs:
         self._failures.append(text)
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
-    def _told(self, session: pytest.Session, exitstatus: int) -> dict[str, Any]:
+    def _told(self, session: pytest.Session, document: dict[str, Any]) -> dict[str, Any]:
         """The document, after `pytest_isolate_report`; without what that did to it where the result is no document."""
-        document = self._document(session, exitstatus)
         hook = self._config.hook.pytest_isolate_report
         if not hook.get_hookimpls():
             return document
+        before = copy.deepcopy(document)
         try:
             hook(config=self._config, document=document)
             json.dumps(document, allow_nan=False)
@@ -74,7 +75,7 @@ class Outputs:
 
             names = " or ".join(implementers(self._config.hook, hook.name, self._config))
             self._fail(session, f"{hook.name} of {names}: {type(error).__name__}: {error}; the report is as it was without it")
-            return self._document(session, exitstatus)
+            return before
         return document
 
     @pytest.hookimpl(trylast=True)
