@@ -95,6 +95,12 @@ def test_last_attempt_counts_and_the_highest_of_two_workers():
     assert samples(text) == {("isolate_test_cpu_seconds", (("test", "a"),)): 2}
 
 
+def test_repeated_test_has_its_median():
+    repetitions = [{"cpu_seconds": value} for value in (3.0, 1.0, 9.0, 2.0)] + [{"wall_seconds": 1.0}]
+    text = metrics(document({**of_test("a", cpu_seconds=9.0), "repetitions": repetitions}))
+    assert samples(text)["isolate_test_cpu_seconds", (("test", "a"),)] == 2
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (0.000123456, "0.000123"), (0.0965, "0.0965"), (1.0, "1.00"), (9.9999, "10.00"), (12.345, "12.3"), (1234.5, "1230"),
