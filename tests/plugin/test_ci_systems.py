@@ -104,6 +104,13 @@ def test_variables_that_are_missing_leave_out_their_part(step: Step, monkeypatch
     assert not step.summary.exists()
 
 
+def test_run_without_a_terminal_reporter_has_the_summary_alone(step: Step):
+    done = step.run("-p", "no:terminal")
+    assert done.result.ret == pytest.ExitCode.TESTS_FAILED
+    assert commands(done) == []
+    assert cells(step.summary.read_bytes()).rows[1][:2] == ["OOM", "test_it.py::test_too_big"]
+
+
 @pytest.mark.parametrize("why", ["option", "ini", "not GitHub", "below a test"])
 def test_nothing_is_said(step: Step, pytester: pytest.Pytester, why: str):
     if why == "ini":
