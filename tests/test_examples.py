@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Final
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -72,6 +74,24 @@ def test_examples_pass_for_an_unprivileged_user_with_a_delegated_cgroup():
     with user_directory({**files, "pytest.ini": "[pytest]\nfilterwarnings = error\n"}) as directory, delegated_cgroup() as group:
         done = pytest_as_user("-p", "no:cacheprovider", *cgroup_options(group), cwd=directory)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", ["alone", "xdist"])
+@requires("root", "cgroup-memory", "plugin-pytest-xdist")
+def test_hooks_set_caps_add_properties_and_change_the_report(copy: Path, how: str):
+    extra = ("-p", "xdist", "-n", "2") if how == "xdist" else ()
+    done = run_pytest(copy, *extra, "hooks", "--junitxml=out.xml", "--isolate-json=out.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads((copy / "out.json").read_text())
+    assert document["labels"] == {"suite": "examples", "branch": ""}
+    caps = {test["nodeid"].partition("::")[2]: test["spec"]["memory"] >> 20 for test in document["tests"]}
+    assert caps == {"test_has_the_cap_of_the_hook": 64, "test_may_use_more": 256, "test_keeps_a_cap_of_its_own": 32}
+    cases = list(ET.parse(copy / "out.xml").iter("testcase"))
+    assert len(cases) == 3
+    for case in cases:
+        properties = {each.get("name"): float(each.get("value", "")) for each in case.iter("property")}
+        share = properties["isolate.cpu_seconds"] / properties["isolate.wall_seconds"]
+        assert properties["cpu_share"] == pytest.approx(share, abs=0.006)
 
 
 def test_every_failing_example_has_its_text_here():

@@ -8,13 +8,19 @@ from __future__ import annotations
 import pytest
 
 # The first loads the others.
-from pytest_isolate.plugin import bare_imports, collected, conflict, marks, settings, terminal, watch
+from pytest_isolate.plugin import bare_imports, collected, conflict, hookspecs, marks, settings, terminal, watch
 from pytest_isolate.plugin.fixtures import isolate_box, isolate_factory, isolate_layer
 from pytest_isolate.plugin.options import pytest_addoption
 
-__all__ = ["bare_imports", "isolate_box", "isolate_factory", "isolate_layer", "pytest_addoption", "pytest_configure"]
+__all__ = [
+    "bare_imports", "isolate_box", "isolate_factory", "isolate_layer", "pytest_addhooks", "pytest_addoption", "pytest_configure",
+]  # fmt: skip
 
 conflict.refuse()
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,4 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_isolate.plugin import outputs
 
         outputs.register(config)
+    if getattr(config.option, "htmlpath", None) and not (found.no_isolate or hasattr(config, "workerinput")):
+        from pytest_isolate.plugin import html_columns
+
+        html_columns.register(config)
     watch.register(config)

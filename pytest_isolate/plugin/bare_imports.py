@@ -17,7 +17,7 @@ __all__ = ["MODULES"]
 
 MODULES: Final = (
     "model", "model.keys", "plugin.conflict", "plugin.options", "plugin.settings", "plugin.marks", "plugin.collected", "plugin.terminal", "plugin.watch",
-    "plugin.fixtures",
+    "plugin.fixtures", "plugin.hookspecs",
 )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ without isolated tests doesn't pay for the modules behind it.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,11 +56,14 @@ class Collected:
     def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
         self.plain = 0
         self.started = time.time()
-        self._preloaded = config.stash[settings_key].preload
+        settings = config.stash[settings_key]
+        self._preloaded = settings.preload
+        self._config = config
+        self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
         self._notes = notes
         self._imports: Imports | None = None
         self._outcomes: dict[tuple[str, str], str] = {}
-        self._ended: list[tuple[Any, str, str]] = []
+        self._ended: list[tuple[Any, tuple[str, int | None, str], str, str]] = []
         self._run: Run | None = None
 
     @pytest.hookimpl(tryfirst=True)
@@ -70,7 +75,7 @@ class Collected:
             self._outcomes[key] = outcome
         elif (data := getattr(report, "isolate", None)) is not None:
             # Kept as it is, which the report keeps as well: what a run holds makes every fork dearer.
-            self._ended.append((data, outcome, key[0]))
+            self._ended.append((data, report.location, outcome, key[0]))
         else:
             self.plain += outcome != "rerun"
         if imports := getattr(report, "isolate_imports", None):
@@ -90,17 +95,34 @@ class Collected:
         for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
             self._notes[str(note)] = None
 
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside of the terminal's, which shows the summary
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+        """Makes the document, where something wants it that wasn't there in `pytest_configure`."""
+        plugins = self._config.pluginmanager
+        if told := self._github and self.finished() is not None:
+            from pytest_isolate.plugin import github
+
+            github.register(self._config)
+        result = yield
+        if not plugins.hasplugin("isolate-outputs") and (told or self._config.hook.pytest_isolate_report.get_hookimpls()):
+            from pytest_isolate.plugin import outputs
+
+            if (late := outputs.register(self._config)) is not None:
+                late.pytest_sessionfinish(session, exitstatus)
+        return result
+
     def finished(self) -> Run | None:
         """The isolated tests that have ended by now, with every note that was made; None without one."""
         if self._ended:
             from pytest_isolate.report.record import Run, TestRecord
 
-            for data, outcome, worker in self._ended:
+            for data, (file, line, _name), outcome, worker in self._ended:
                 if (record := TestRecord.from_json(data)) is None:  # another plugin's attribute of that name
                     self.plain += outcome != "rerun"
                     continue
                 self._run = self._run or Run()
-                self._run.add(replace(record, outcome=outcome, worker=worker))
+                location = file, 0 if line is None else line + 1
+                self._run.add(replace(record, outcome=outcome, worker=worker, location=location))
             self._ended.clear()
         if self._run is not None:
             for note in self._notes:
@@ -108,6 +130,11 @@ class Collected:
             if self._imports and (hint := self._imports.hint()):
                 self._run.note(hint)
         return self._run
+
+
+def _on_github(environment: Mapping[str, str]) -> bool:
+    """In a step of GitHub Actions, and not below a test of it that runs pytest: what that says is the test's business."""
+    return environment.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in environment
 
 
 def _outcome(report: pytest.TestReport, before: str) -> str:

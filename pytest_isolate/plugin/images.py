@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pytest_isolate.images.store import Store
 from pytest_isolate.model.errors import ImageError, SpecError
 from pytest_isolate.model.image import Source
-from pytest_isolate.plugin.precedence import Asked
+from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin.recipe import known
 
 __all__ = ["ImageJudge"]
@@ -24,13 +24,15 @@ class ImageJudge:
         self._store = Store(store)
         self._judged: dict[Source, ImageError | None] = {}
 
-    def errors(self, asked: Asked | None) -> Mapping[object, SpecError]:
-        """What is wrong with what a test asked for, as `Asked.errors`."""
-        if asked is None or asked.spec is None:
-            return {}
-        place = asked.places.get("rootfs", "")
+    def errors(self, spec: Spec, places: Mapping[str, str]) -> Mapping[object, SpecError]:
+        """What is wrong with what a test is to run on.
+
+        Args:
+            places: by key of `spec`, where its value comes from.
+        """
+        place = places.get("rootfs", "")
         found: dict[object, SpecError] = {}
-        for source, on_the_way in _images(asked.spec.rootfs, ""):
+        for source, on_the_way in _images(spec.rootfs, ""):
             if (error := self._judge(source)) is not None:
                 accepted = error.hint or "an image that can be imported"
                 found[(place, source)] = SpecError("rootfs", f"{on_the_way}{error.message}", accepted, place)

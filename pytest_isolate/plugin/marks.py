@@ -10,7 +10,7 @@ raised here is lost under xdist).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -53,16 +53,11 @@ class Marks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Generator[None, None, None]:
         """Markers as written before anything is deselected; then once more, for what other plugins added."""
-        self._refuse_bad_files(session, items)
+        self._refuse_bad_files(session, items, "isolate markers", self._errors)
         yield
-        self._refuse_bad_files(session, items)
+        self._refuse_bad_files(session, items, "isolate markers", self._errors)
+        self._refuse_bad_files(session, items, "pytest_isolate_spec", self._settle)
         self._refuse_bad_images(session, items)
-        for item in items:
-            asked = self._ask(item)
-            if asked and asked.spec:
-                item.stash[spec_key] = _with_project(asked.spec, item)
-                item.stash[place_key] = asked.place
-                item.stash[places_key] = asked.places
 
     def _ask(self, item: pytest.Item) -> Asked | None:
         """None: nothing asks for anything. The modules that read markers are imported for the first test that does."""
@@ -78,42 +73,72 @@ class Marks:
         """What is wrong with an item's markers, and with them together with its fixtures."""
         if (asked := self._ask(item)) is None:
             return {}
-        if asked.spec is not None and asked.spec.fixtures == "inside" and FACTORY in getattr(item, "fixturenames", ()):
-            from pytest_isolate.model.errors import SpecError
-
-            problem = f'"inside" sets up every fixture of {item.name} in its sandbox, and {FACTORY} works in the pytest process'
-            accepted = f'"shared" for tests with fixtures that ask for {FACTORY}'
-            error = SpecError("fixtures", problem, accepted, asked.places.get("fixtures", ""))
+        if asked.spec is not None and (error := _without_factory(item, asked.spec, asked.places)):
             return {**asked.errors, (asked.place, FACTORY): error}
         return asked.errors
 
-    def _refuse_bad_files(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        self._refuse(session, items, self._errors)
+    def _settle(self, item: pytest.Item) -> Mapping[object, object]:
+        """Give an item its sandbox, after the hook had its say; returns what is wrong with that."""
+        asked = self._ask(item)
+        if asked is None or asked.spec is None:
+            return {}
+        spec, places = asked.spec, asked.places
+        if item.ihook.pytest_isolate_spec.get_hookimpls():
+            from pytest_isolate.plugin.spec_hook import ask
+
+            answer = ask(item, spec, places)
+            spec, places = answer.spec, answer.places
+            error = _without_factory(item, spec, places)
+            if errors := [*answer.errors, *([error] if error else ())]:
+                return {str(error): error for error in errors}
+        item.stash[spec_key] = _with_project(spec, item)
+        item.stash[place_key] = asked.place
+        item.stash[places_key] = places
+        return {}
 
     def _refuse_bad_images(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """What selected tests are to run on, looked at without unpacking it."""
-        asked = [(item, self._ask(item)) for item in items]
-        if any(each.spec.rootfs for _, each in asked if each and each.spec):
+        if any(spec_key in item.stash and item.stash[spec_key].rootfs for item in items):
             from pytest_isolate.plugin.images import ImageJudge
 
             judge = ImageJudge(self._settings.store)
-            self._refuse(session, items, lambda item: judge.errors(self._ask(item)))
+            self._refuse_bad_files(
+                session,
+                items,
+                "isolate markers",
+                lambda item: judge.errors(item.stash[spec_key], item.stash[places_key]) if spec_key in item.stash else {},
+            )
 
-    def _refuse(
-        self, session: pytest.Session, items: list[pytest.Item], wrong: Callable[[pytest.Item], Mapping[object, SpecError]]
+    def _refuse_bad_files(
+        self,
+        session: pytest.Session,
+        items: list[pytest.Item],
+        source: str,
+        errors_of: Callable[[pytest.Item], Mapping[Any, object]],
     ) -> None:
         errors: dict[pytest.Collector, dict[object, str]] = {}
         for item in items:
-            for key, error in wrong(item).items():
+            for key, error in errors_of(item).items():
                 errors.setdefault(_file(item), {}).setdefault(key, str(error))
         if not errors:
             return
         items[:] = [item for item in items if _file(item) not in errors]
         for collector, found in errors.items():
-            report = pytest.CollectReport(collector.nodeid, "failed", _text(found.values()), [])
+            report = pytest.CollectReport(collector.nodeid, "failed", _text(source, found.values()), [])
             collector.ihook.pytest_collectreport(report=report)
         if session.shouldfail:  # -x, --maxfail; the next collector would have stopped at this
             raise session.Failed(session.shouldfail)
+
+
+def _without_factory(item: pytest.Item, spec: Spec, places: Mapping[str, str]) -> SpecError | None:
+    """An error where the test's fixtures need the pytest process and `spec` keeps them out of it."""
+    if spec.fixtures != "inside" or FACTORY not in getattr(item, "fixturenames", ()):
+        return None
+    from pytest_isolate.model.errors import SpecError
+
+    problem = f'"inside" sets up every fixture of {item.name} in its sandbox, and {FACTORY} works in the pytest process'
+    accepted = f'"shared" for tests with fixtures that ask for {FACTORY}'
+    return SpecError("fixtures", problem, accepted, places.get("fixtures", ""))
 
 
 def _with_project(spec: Spec, item: pytest.Item) -> Spec:
@@ -128,6 +153,6 @@ def _file(item: pytest.Item) -> pytest.Collector:
     return next((node for node in item.iter_parents() if isinstance(node, pytest.File)), item.session)
 
 
-def _text(errors: Iterable[str]) -> str:
+def _text(source: str, errors: Iterable[str]) -> str:
     lines = [f"  {error}" for error in errors]
-    return "\n".join([f"{len(lines)} error{'s' if len(lines) > 1 else ''} in isolate markers:", *lines])
+    return "\n".join([f"{len(lines)} error{'s' if len(lines) > 1 else ''} in {source}:", *lines])

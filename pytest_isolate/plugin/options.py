@@ -13,9 +13,10 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "GITHUB", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
+GITHUB: Final = ("auto", "on", "off")
 KEEP: Final = ("none", "failed", "all")
 DEFAULT_TOP: Final = 5
 
@@ -31,6 +32,9 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
      "of which tests the files that they wrote are kept in a directory, for python -m pytest_isolate shell (default: none)"),
     ("--isolate-keep-to", "DIR", "where --isolate-keep puts them (default: isolate-keep in pytest's cache)"),
     ("--isolate-json", "PATH", "write what the isolated tests used, and what came of them, to a JSON file"),
+    ("--isolate-metrics", "PATH", "write what the isolated tests used to a file in the OpenMetrics format, for GitLab's metrics reports"),
+    ("--isolate-github", "|".join(GITHUB),
+     "annotations and a step summary for GitHub Actions: in its steps (auto, the default), always, or never"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
      "how bridge networks reach the outside: the best way that works (default), or this one"),
@@ -48,6 +52,8 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_keep", "string", "as --isolate-keep"),
     ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
     ("isolate_json", "string", "as --isolate-json; a relative path starts at the ini file's directory"),
+    ("isolate_metrics", "string", "as --isolate-metrics; a relative path starts at the ini file's directory"),
+    ("isolate_github", "string", "as --isolate-github"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_store", "string", "as --isolate-store, relative to the ini file"),

@@ -5,6 +5,7 @@ pytest_sessionfinish comes also where the run was interrupted or broke, so that 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
@@ -19,10 +20,13 @@ from pytest_isolate.plugin.settings import settings_key
 __all__ = ["Outputs", "register"]
 
 
-def register(config: pytest.Config) -> None:
-    """To be called once in `pytest_configure` of a run that makes something of its document."""
-    if collected_key in config.stash:
-        config.pluginmanager.register(Outputs(config), "isolate-outputs")
+def register(config: pytest.Config) -> Outputs | None:
+    """To be called once, in a run that makes something of its document; None in xdist's workers."""
+    if collected_key not in config.stash:
+        return None
+    outputs = Outputs(config)
+    config.pluginmanager.register(outputs, "isolate-outputs")
+    return outputs
 
 
 class Outputs:
@@ -34,9 +38,15 @@ class Outputs:
 
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        document = self._document(session, int(exitstatus))
+        document = self._told(session, self._document(session, int(exitstatus)))
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
+        if self._settings.metrics:
+            from pytest_isolate.report.openmetrics import metrics
+
+            self._write(session, self._settings.metrics, metrics(document))
+        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+            github.take(document)
 
     def _write(self, session: pytest.Session, path: str, text: str) -> None:
         from pytest_isolate.report.files import write
@@ -45,8 +55,28 @@ class Outputs:
             write(path, text)
         except OSError as error:
             # The path was tried before the tests; what a full disk makes of it mustn't pass for a report.
-            self._failures.append(f"{path} could not be written: {error.strerror}")
-            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+            self._fail(session, f"{path} could not be written: {error.strerror}")
+
+    def _fail(self, session: pytest.Session, text: str) -> None:
+        self._failures.append(text)
+        session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+
+    def _told(self, session: pytest.Session, document: dict[str, Any]) -> dict[str, Any]:
+        """The document, after `pytest_isolate_report`; without what that did to it where the result is no document."""
+        hook = self._config.hook.pytest_isolate_report
+        if not hook.get_hookimpls():
+            return document
+        before = copy.deepcopy(document)
+        try:
+            hook(config=self._config, document=document)
+            json.dumps(document, allow_nan=False)
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
+            from pytest_isolate.plugin.spec_hook import implementers
+
+            names = " or ".join(implementers(self._config.hook, hook.name, self._config))
+            self._fail(session, f"{hook.name} of {names}: {type(error).__name__}: {error}; the report is as it was without it")
+            return before
+        return document
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

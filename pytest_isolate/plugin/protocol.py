@@ -176,6 +176,8 @@ class Protocol:
             forwarding=forwarding,
         )
         self.attempt = attempt
+        if item.ihook.pytest_isolate_usage.get_hookimpls():
+            item.addfinalizer(partial(_tell_usage, attempt))
         # Added last, so run first: before class fixtures that a function without a class keeps on its item.
         item.addfinalizer(attempt.tear_down)
         try:
@@ -277,6 +279,7 @@ class Protocol:
         """The figures, on the last report: JUnit XML, reportlog and xdist carry them."""
         if attempt.verdict is None:
             return
+        report.user_properties += [pair for pair in attempt.item.user_properties if pair not in report.user_properties]
         report.user_properties += attempt.usage.properties()
         record = TestRecord(
             attempt.item.nodeid,
@@ -312,6 +315,13 @@ class Observed:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self) -> pytest.TestReport | None:
         return self._protocol.observed
+
+
+def _tell_usage(attempt: Attempt) -> None:
+    """A finalizer of the item, after the attempt's own: what the hook raises is an error of the teardown."""
+    __tracebackhide__ = True
+    if attempt.verdict is not None and attempt.teardown_began:
+        attempt.item.ihook.pytest_isolate_usage(item=attempt.item, usage=attempt.usage)
 
 
 def _copied(report: pytest.TestReport) -> pytest.TestReport:

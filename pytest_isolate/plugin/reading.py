@@ -15,7 +15,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, KEEP, MISSING, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, GITHUB, INI, KEEP, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]
@@ -63,6 +63,8 @@ class _Reader:
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
             json=self.output("isolate_json"),
+            metrics=self.output("isolate_metrics"),
+            github=self.choice("isolate_github", GITHUB),
             layers=self.layers(),
             profiles=self.profiles,
         )
@@ -85,6 +87,7 @@ class _Reader:
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
             "isolate_keep": ", ".join(KEEP),
+            "isolate_github": ", ".join(GITHUB),
         }
         return {**forms, **others}.get(name, "text")
 

@@ -41,6 +41,8 @@ class Settings(NamedTuple):
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
         json: where the run's document is written; empty: nowhere.
+        metrics: where its figures are written as OpenMetrics; empty: nowhere.
+        github: whether GitHub Actions is told: ``auto``: in its steps.
     """
 
     isolate_all: bool = False
@@ -58,11 +60,13 @@ class Settings(NamedTuple):
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
     json: str = ""
+    metrics: str = ""
+    github: Literal["auto", "on", "off"] = "auto"
 
     @property
     def writes(self) -> bool:
         """Whether something is made of the run beside what the terminal shows."""
-        return bool(self.json)
+        return bool(self.json or self.metrics)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

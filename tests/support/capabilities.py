@@ -197,6 +197,7 @@ def _distribution(name: str) -> Callable[[], str]:
 
 _PLUGINS: Final = (
     "anyio", "hypothesis", "pytest-asyncio", "pytest-benchmark", "pytest-cov", "pytest-django", "pytest-flask", "pytest-html",
+    "pytest-json-report",
     "pytest-mock", "pytest-randomly", "pytest-reportlog", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist", "syrupy",
 )  # fmt: skip
 
