@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_isolate import __version__
-from pytest_isolate.plugin.collected import collected_key
+from pytest_isolate.plugin.collected import baselines_key, collected_key
 from pytest_isolate.plugin.settings import settings_key
 
 __all__ = ["Outputs", "register"]
@@ -23,6 +23,10 @@ def register(config: pytest.Config) -> None:
     """To be called once in `pytest_configure` of a run that makes something of its document."""
     if collected_key in config.stash:
         config.pluginmanager.register(Outputs(config), "isolate-outputs")
+        if asked := config.stash[settings_key].baselines:
+            from pytest_isolate.plugin.baselines import Baselines
+
+            config.stash[baselines_key] = Baselines(asked)
 
 
 class Outputs:
@@ -35,6 +39,8 @@ class Outputs:
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         document = self._document(session, int(exitstatus))
+        if (baselines := self._config.stash.get(baselines_key, None)) is not None:
+            baselines.finish(session, document)
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
 

@@ -34,7 +34,9 @@ from pytest_isolate.plugin.measured import Measured, current
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
+from pytest_isolate.plugin.repeating import register as register_repeat
 from pytest_isolate.plugin.servers import servers
+from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
@@ -69,6 +71,8 @@ class Protocol:
         self._weakened: tuple[str, ...] = ()
         self._failed = False
         self._saved: dict[str, Any] = {}
+        self._times = config.stash[settings_key].repeat
+        self._repeat = register_repeat(config, self._times) if self._times > 1 else None
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
@@ -83,8 +87,9 @@ class Protocol:
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside of pytest-cov's, which saves what was measured
     def pytest_runtestloop(self, session: pytest.Session) -> Steps:
         if not hasattr(self._config, "workerinput"):  # xdist's workers get their items in another order
-            self._order = [item for item in session.items if spec_key in item.stash]
-            self._places = {item: place for place, item in enumerate(self._order)}
+            isolated = [item for item in session.items if spec_key in item.stash]
+            self._order = [item for item in isolated for _ in range(self._times)]
+            self._places = {item: place * self._times for place, item in enumerate(isolated)}
         try:
             return (yield)
         finally:
@@ -126,7 +131,7 @@ class Protocol:
         if place is None:
             following = nextitem.stash.get(spec_key, None) if nextitem is not None else None
             self.supply.expect([spec, *repeat(following, _SIMILAR)] if following else [spec])
-        elif place != self._cursor:
+        elif not place <= self._cursor < place + self._times:
             self._cursor = place
             self.supply.expect(
                 chosen.foreseen(upcoming, upcoming.stash[spec_key]) for upcoming in islice(self._order, place, None)
@@ -258,6 +263,8 @@ class Protocol:
             reports.set_captured(attempt.item, report)
         if report.failed:
             self._failed = True
+            if self._repeat is not None:
+                self._repeat.note(report)
             report.sections += attempt.sections(report.longreprtext)
             forwarded = attempt.forwarding.reached() if attempt.forwarding is not None else ()
             if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
@@ -279,6 +286,7 @@ class Protocol:
             self._weakened,
             contacts=attempt.network.contacts,
             started=attempt.started,
+            repetitions=(*self._repeat.usages, attempt.usage) if self._repeat is not None else (),
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

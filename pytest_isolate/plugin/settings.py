@@ -18,6 +18,7 @@ from pytest_isolate.plugin.options import DEFAULT_TOP
 
 if TYPE_CHECKING:
     from pytest_isolate.model.layers import Layer
+    from pytest_isolate.plugin.baselines import Asked
 
 __all__ = ["Settings", "configure", "settings_key"]
 
@@ -41,6 +42,9 @@ class Settings(NamedTuple):
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
         json: where the run's document is written; empty: nowhere.
+        repeat: how often each isolated test runs.
+        baselines: what is saved and compared; None or empty: nothing.
+        instructions: whether they are counted.
     """
 
     isolate_all: bool = False
@@ -58,11 +62,14 @@ class Settings(NamedTuple):
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
     json: str = ""
+    repeat: int = 1
+    baselines: Asked | None = None
+    instructions: bool = False
 
     @property
     def writes(self) -> bool:
         """Whether something is made of the run beside what the terminal shows."""
-        return bool(self.json)
+        return bool(self.json or self.baselines)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

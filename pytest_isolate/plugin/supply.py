@@ -54,6 +54,8 @@ class Supply:
         self._settings = settings
         self._roots = Roots(settings.store)
         self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
+        if settings.instructions:
+            self._pool.count_instructions()
         self._find_code: FindCode | None = None
         self._emptied: list[str] = []
 

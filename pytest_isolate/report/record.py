@@ -61,6 +61,7 @@ class TestRecord:
         started: when it joined its sandbox, in seconds since the epoch; None where it never did.
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
+        repetitions: of a test that is repeated what each run that passed used, `usage` the last of them; else empty.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -75,6 +76,7 @@ class TestRecord:
     started: float | None = None
     outcome: str = ""
     worker: str = ""
+    repetitions: tuple[Usage, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,6 +90,7 @@ class TestRecord:
             **({"started": self.started} if self.started is not None else {}),
             **({"outcome": self.outcome} if self.outcome else {}),
             **({"worker": self.worker} if self.worker else {}),
+            **({"repetitions": [usage.to_json() for usage in self.repetitions]} if self.repetitions else {}),
         }
 
     @classmethod
@@ -107,6 +110,7 @@ class TestRecord:
                 started=data.get("started"),
                 outcome=str(data.get("outcome", "")),
                 worker=str(data.get("worker", "")),
+                repetitions=tuple(Usage.from_json(usage) for usage in data.get("repetitions", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None
