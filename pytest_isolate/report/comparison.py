@@ -64,13 +64,6 @@ class Change:
     limit: Limit | None = None
     exceeded: bool = False
 
-    @property
-    def perhaps_exceeded(self) -> bool:
-        """Its medians are further apart than the limit, and noise may be all of it."""
-        if self.limit is None or self.exceeded or self.before is None or self.after is None:
-            return False
-        return self.verdict == "unclear" and self.after - self.before > self.limit.of(self.before)
-
     def to_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("nodeid", "figure", "before", "after", "change", "noise", "verdict")}
         return {**plain, **({"limit": self.limit.text, "exceeded": self.exceeded} if self.limit else {})}
@@ -104,6 +97,16 @@ class Comparison:
     def exceeded(self) -> list[Change]:
         """Most grown first."""
         return sorted((change for change in self.changes if change.exceeded), key=_growth, reverse=True)
+
+    @property
+    def perhaps(self) -> list[Change]:
+        """Those whose medians are further apart than their limit, where noise may be all of it."""
+        found = (change for change in self.changes if change.verdict == "unclear" and change.figure not in self.unjudged)
+        return [
+            change for change in found
+            if change.limit is not None and change.before is not None and change.after is not None
+            and change.after - change.before > change.limit.of(change.before)
+        ]  # fmt: skip
 
     @property
     def grown(self) -> list[Change]:

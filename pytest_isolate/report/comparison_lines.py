@@ -59,9 +59,8 @@ def _counts(comparison: Comparison) -> list[str]:
 
 def _rows(comparison: Comparison, style: Style) -> list[Change]:
     """All that are beyond their limit, or may be; of the others those that grew most."""
-    perhaps = [change for change in comparison.changes if change.perhaps_exceeded]
     others = comparison.grown if style.verbosity >= 0 else []
-    return [*comparison.exceeded, *perhaps, *others[: style.top or None]]
+    return [*comparison.exceeded, *comparison.perhaps, *others[: style.top or None]]
 
 
 def _table(changes: Sequence[Change], style: Style) -> list[Line]:
@@ -113,7 +112,7 @@ def _remarks(comparison: Comparison, style: Style) -> list[Line]:
     if comparison.too_few():
         runs = f"{FEWEST} runs of a test, of the baseline's and of this run's, tell growth from noise (--isolate-repeat={FEWEST})"
         lines += _labelled("unclear", f"at least {runs}", style, ("yellow",))
-    elif any(change.perhaps_exceeded for change in comparison.changes):
+    elif comparison.perhaps:
         lines += _labelled(
             "unclear", "growth beyond a limit that may be noise: a greater --isolate-repeat tells", style, ("yellow",)
         )

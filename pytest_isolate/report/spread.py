@@ -2,9 +2,9 @@
 
 Times and memory peaks aren't normally distributed, so nothing here takes a mean or a variance. Of n independent values, the one of
 rank k is above the true median with the probability that fewer than k of n fair coins fall heads; so the values of ranks k
-and n + 1 - k enclose the median with a probability that n and k alone decide (J.-Y. Le Boudec, Performance Evaluation of
-Computer and Communication Systems, EPFL Press 2010, theorem 2.1 and table A.1; recommended for benchmarks by T. Hoefler and R. Belli,
-Scientific Benchmarking of Parallel Computing Systems, SC '15, rules 5 to 7).
+and n + 1 - k enclose the median with a probability that n and k alone decide. T. Hoefler and R. Belli recommend it for benchmarks
+(Scientific Benchmarking of Parallel Computing Systems, SC '15, doi:10.1145/2807591.2807644), after J.-Y. Le Boudec
+(Performance Evaluation of Computer and Communication Systems, EPFL Press 2010, chapter 2).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,19 @@ def compared(pytester: pytest.Pytester) -> dict[tuple[str, str], dict[str, Any]]
     return rows(checked((pytester.path / "run.json").read_text()))
 
 
+@pytest.fixture
+def for_everybody():
+    """A directory that any user can read; pytest's own are of their makers alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
 @EVERY_WAY
 def test_growth_of_30_percent_fails_the_run_and_noise_of_5_percent_does_not(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str, for_everybody: Path
 ) -> None:
-    base = tmp_path / "base.json"
+    base = for_everybody / "base.json"
     common = ["--isolate-repeat=9", "-p", "no:randomly"]
     gate = [f"--isolate-compare={base}", "--isolate-compare-fail=memory:10%"]
 
@@ -77,10 +86,6 @@ def test_growth_of_30_percent_fails_the_run_and_noise_of_5_percent_does_not(
     first = run(pytester, monkeypatch, *common, "--isolate-json=run.json", how=how, keep=["run.json"])
     assert first.result.ret == 0
     base.write_text(first.files["run.json"])
-    os.chmod(tmp_path, 0o755)
-    for directory in (tmp_path.parent, tmp_path.parent.parent):
-        os.chmod(directory, 0o755)
-
     again = run(pytester, monkeypatch, *common, *gate, "--isolate-json=run.json", how=how, keep=["run.json"])
     assert again.result.ret == 0, again.output
     document = checked(again.files["run.json"])
@@ -194,7 +199,9 @@ def test_baseline_is_a_document_that_differs_in_figures_alone(pytester: pytest.P
         test_it="import pytest\npytestmark = pytest.mark.isolate\ndef test_b(): pass\ndef test_a(): pass\ndef test_c(): assert 0\ndef test_d(): pytest.skip()"
     )
     result = plugin("--isolate-save=main")
-    result.stdout.fnmatch_lines(["baseline main: figures of 2 tests saved in .isolate/baselines/main.json, without", "those of 2 that didn't pass"])
+    result.stdout.fnmatch_lines(
+        ["baseline main: figures of 2 tests saved in .isolate/baselines/main.json, without", "those of 2 that didn't pass"]
+    )
     document = checked((pytester.path / ".isolate/baselines/main.json").read_text())
     assert [test["nodeid"] for test in document["tests"]] == ["test_it.py::test_a", "test_it.py::test_b"]
     assert document["machine"]["kernel"] == os.uname().release
