@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.growth import FORM as LIMITS_FORM
 from pytest_isolate.model.growth import Limit, parse_limits
 from pytest_isolate.report.baseline import (
@@ -70,7 +71,7 @@ def asked(reader: Reader) -> Asked:
     name, save = _saved(reader, directory)
     baseline = _compared(reader, directory)
     if baseline is not None and limits:
-        _refuse_few_runs(reader, baseline)
+        _refuse_blind(reader, baseline, limits)
     elif limits and config.getoption("isolate_compare_fail") is not None and reader.either("isolate_compare")[0] is None:
         reader.errors.append(
             "command line: --isolate-compare-fail: there is nothing to compare with; accepted: beside --isolate-compare=NAME|PATH"
@@ -131,13 +132,20 @@ def _limits(reader: Reader) -> Mapping[str, Limit]:
         return {}
 
 
-def _refuse_few_runs(reader: Reader, baseline: Baseline) -> None:
+def _refuse_blind(reader: Reader, baseline: Baseline, limits: Mapping[str, Limit]) -> None:
     """A limit that no run could be found to be beyond would pass for one that holds."""
     _, place, typed = reader.either("isolate_compare_fail")
     if (runs := reader.repeat) < FEWEST:
         reader.errors.append(
             f"{place}: {typed}: growth can't be told from noise by {_times(runs)} of each test; accepted: --isolate-repeat={FEWEST} or more"
         )
+    measured = {name for samples in baseline.tests.values() for name in samples}
+    for figure in limits:
+        if baseline.tests and figure not in measured:
+            reader.errors.append(
+                f"{place}: {typed}: {figure}: the baseline {baseline.name} doesn't have it, so that its growth can't be seen; "
+                f"accepted: {', '.join(name for name in FIGURES if name in measured) or 'another baseline'}"
+            )
     fewest, most = baseline.runs
     if baseline.tests and most < FEWEST:
         reader.errors.append(

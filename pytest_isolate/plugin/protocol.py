@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator
 from functools import partial
 from itertools import islice, repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -34,12 +34,14 @@ from pytest_isolate.plugin.measured import Measured, current
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
-from pytest_isolate.plugin.repeating import register as register_repeat
 from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.repeating import Repeat
 
 __all__ = ["Protocol", "register"]
 
@@ -72,7 +74,7 @@ class Protocol:
         self._failed = False
         self._saved: dict[str, Any] = {}
         self._times = config.stash[settings_key].repeat
-        self._repeat = register_repeat(config, self._times) if self._times > 1 else None
+        self._repeat = _repeat(config, self._times)
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
@@ -299,6 +301,14 @@ class Protocol:
     def pytest_enter_pdb(self) -> None:
         if self.child is not None:
             self.child.prompt()
+
+
+def _repeat(config: pytest.Config, times: int) -> Repeat | None:
+    if times == 1:
+        return None
+    from pytest_isolate.plugin import repeating
+
+    return repeating.register(config, times)
 
 
 class Observed:

@@ -19,12 +19,9 @@ import pytest
 
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.plugin import private
-from pytest_isolate.plugin.marks import spec_key
+from pytest_isolate.plugin.marks import quiet_key, spec_key
 
-__all__ = ["Repeat", "quiet_key", "register"]
-
-quiet_key: Final = pytest.StashKey[bool]()
-"""On an item's stash while it runs and nobody is to be told of what passes in it."""
+__all__ = ["Repeat", "register"]
 
 
 _REFUSED: Final = (KeyboardInterrupt, pytest.exit.Exception)
@@ -49,6 +46,7 @@ class Repeat:
         self.number = 0
         self.quiet = False
         self.over: list[pytest.TestReport] = []
+        self._failed = False
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: the other wrappers see one run after the other
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -68,6 +66,7 @@ class Repeat:
         sections = list(captured)
         self.number = number
         self.quiet = item.stash[quiet_key] = True
+        self._failed = False
         try:
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         finally:
@@ -75,10 +74,19 @@ class Repeat:
         if not self.over:  # its reports are made of them
             item.user_properties[:], captured[:] = properties, sections
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A subtest that failed is told of at once; pytest fails its test where it is shown, and not in the test's own reports."""
+        if self.quiet and report.failed:
+            self._failed = True
+
     def take(self, item: pytest.Item, reports: list[pytest.TestReport]) -> None:
         """What came of a quiet run."""
         record = getattr(reports[-1], "isolate", None)
-        if record is not None and all(report.passed and not hasattr(report, "wasxfail") for report in reports):
+        if (
+            record is not None
+            and not self._failed
+            and all(report.passed and not hasattr(report, "wasxfail") for report in reports)
+        ):
             self.usages.append(Usage.from_json(record["usage"]))
             return
         self.usages = []

@@ -160,6 +160,9 @@ def test_limit_that_no_run_could_break_is_an_error_before_any_test(pytester: pyt
     plugin("--isolate-save=few", "--isolate-repeat=5")
     plugin("--isolate-save=enough", "--isolate-repeat=6")
     (pytester.path / "ran").unlink()
+    document = json.loads((pytester.path / ".isolate/baselines/enough.json").read_text())
+    document["tests"][0]["repetitions"] = [{"wall_seconds": 0.1}] * 6
+    (pytester.path / "bare.json").write_text(json.dumps(document))
     for arguments, said in (
         (
             ["--isolate-compare=enough"],
@@ -168,6 +171,10 @@ def test_limit_that_no_run_could_break_is_an_error_before_any_test(pytester: pyt
         (
             ["--isolate-compare=few", "--isolate-repeat=6"],
             "by the 5 runs of each test that the baseline few has; accepted: one that was recorded with",
+        ),
+        (
+            ["--isolate-compare=bare.json", "--isolate-repeat=6"],
+            "memory: the baseline bare.json doesn't have it, *; accepted: wall",
         ),
         (["--isolate-repeat=6"], "there is nothing to compare with; accepted: beside --isolate-compare="),
     ):

@@ -168,6 +168,27 @@ def test_test_that_fails_in_one_of_its_runs_fails(pytester: pytest.Pytester, plu
     assert len(tests["test_next"]["repetitions"]) == 6
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="subtests are pytest's own since 9.0")
+def test_failing_subtest_fails_its_test_once_and_others_are_told_of_once(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.isolate
+        def test_fails(subtests):
+            for number in range(2):
+                with subtests.test(number=number):
+                    assert number == 0
+        @pytest.mark.isolate
+        def test_skips(subtests):
+            with subtests.test(): pytest.skip("no")
+            with subtests.test(): pass
+        """
+    )
+    result = plugin("--isolate-repeat=3", "-rf")
+    result.stdout.fnmatch_lines(["*contains 1 failed subtest"])
+    assert sum("SUBFAILED" in line for line in result.outlines) == 1
+
+
 def test_first_failure_stops_with_x(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile(test_it=COUNTED)
     result = plugin("--isolate-repeat=6", "-x")
