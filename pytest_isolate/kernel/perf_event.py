@@ -83,15 +83,15 @@ class Counter:
         self.fd = fd
 
     @classmethod
-    def open(cls, event: Event = INSTRUCTIONS) -> Self:
-        """Of the calling process, which must have one thread, and of all that comes of it. It stands still until `start`.
+    def open(cls, event: Event = INSTRUCTIONS, *, inherit: bool = True) -> Self:
+        """Of the calling process, which must have one thread, and with `inherit` of all that comes of it. It stands still until `start`.
 
         Raises:
             OSError: EACCES or EPERM: ``kernel.perf_event_paranoid`` or a seccomp filter; ENOENT or EOPNOTSUPP: there is no such
                 counter, as in most virtual machines; ENOSYS: a kernel without perf events, or an architecture whose number of
                 the call isn't known.
         """
-        flags = _DISABLED | _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HV
+        flags = _DISABLED | _EXCLUDE_KERNEL | _EXCLUDE_HV | (_INHERIT if inherit else 0)
         packed = _ATTR.pack(event.type, _ATTR.size, event.config, 0, 0, _TIME_ENABLED_AND_RUNNING, flags, 0, 0, 0)
         attr = ctypes.create_string_buffer(packed, _ATTR.size)
         return cls(syscall("perf_event_open", attr, 0, -1, -1, _FD_CLOEXEC))

@@ -4,7 +4,6 @@ before the first test, and carried out when the run's document is there.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from pytest_isolate.report.baseline import (
     read,
     samples_of,
     slim,
+    text_of,
 )
 from pytest_isolate.report.comparison import Comparison, compare
 from pytest_isolate.report.comparison_lines import render_comparison
@@ -213,7 +213,7 @@ class Baselines:
     def _write(self, session: pytest.Session, baseline: Mapping[str, Any]) -> str:
         """Why it couldn't be done; empty if it was."""
         try:
-            write(self._asked.save, json.dumps(baseline, indent=1) + "\n")
+            write(self._asked.save, text_of(baseline))
         except OSError as error:
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
             return f"{self._asked.save}: {error.strerror}"

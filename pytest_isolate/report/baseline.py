@@ -21,7 +21,19 @@ from pytest_isolate.model.units import shown
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.report.document import VERSION
 
-__all__ = ["DIRECTORY", "FORM", "Baseline", "BaselineError", "is_name", "names", "path_of", "read", "samples_of", "slim"]
+__all__ = [
+    "DIRECTORY",
+    "FORM",
+    "Baseline",
+    "BaselineError",
+    "is_name",
+    "names",
+    "path_of",
+    "read",
+    "samples_of",
+    "slim",
+    "text_of",
+]
 
 DIRECTORY: Final = os.path.join(".isolate", "baselines")
 """In the rootdir: where it can be committed, or a CI system be told to cache it."""
@@ -106,6 +118,13 @@ def slim(document: Mapping[str, Any]) -> dict[str, Any]:
         "notes": [],
         "capabilities": [],
     }
+
+
+def text_of(document: Mapping[str, Any]) -> str:
+    """A baseline as JSON with a line for each test, so that a line that changed names what changed."""
+    parts = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in document.items() if name != "tests"]
+    tests = ",\n".join(f"  {json.dumps(test)}" for test in document["tests"])
+    return "{\n" + ",\n".join([*parts, f' "tests": [\n{tests}\n ]']) + "\n}\n"
 
 
 def _measured(tests: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

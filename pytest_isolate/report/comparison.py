@@ -65,8 +65,16 @@ class Change:
     exceeded: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("nodeid", "figure", "before", "after", "change", "noise", "verdict")}
-        return {**plain, **({"limit": self.limit.text, "exceeded": self.exceeded} if self.limit else {})}
+        plain = {name: getattr(self, name) for name in ("nodeid", "figure", "before", "after")}
+        shares = {
+            name: None if value is None else round(value, 6) for name, value in (("change", self.change), ("noise", self.noise))
+        }
+        return {
+            **plain,
+            **shares,
+            "verdict": self.verdict,
+            **({"limit": self.limit.text, "exceeded": self.exceeded} if self.limit else {}),
+        }
 
 
 @dataclass(frozen=True)

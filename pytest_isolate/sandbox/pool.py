@@ -327,6 +327,8 @@ class Pool:
 
     def close(self) -> None:
         """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
+        if self._counters is not None:
+            self._counters.close_all()
         self._abandon()
         if self._roots is not None:
             self._roots.close()
