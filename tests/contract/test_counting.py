@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -164,10 +165,16 @@ with Sandbox(pool=pool) as box:
     box.run(touch(0), check=True)
     base = box.usage().cpu_instructions
     box.run(["/bin/sh", "-c", '"$@"; "$@"', "sh", *touch(20)], check=True)
-    print(base, box.usage().cpu_instructions - base)
+    both = box.usage().cpu_instructions
+    box.run(["/bin/true"], check=True)
+    true = box.usage().cpu_instructions
+    box.run(["/bin/mount", "--version"], check=True)
+    print(base, both - base, true - both, box.usage().cpu_instructions - true)
 pool.close()
 """
     )
     assert done.returncode == 0, done.stderr
-    base, both = map(int, done.stdout.split())
+    base, both, true, setuid = map(int, done.stdout.split())
     assert 40 * MIB < both - base < 48 * MIB
+    assert os.stat("/bin/mount").st_mode & stat.S_ISUID
+    assert setuid > true  # it gains nothing by its bit, and so doesn't end what observes it
