@@ -1,4 +1,4 @@
-"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `doctor`."""
+"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `budgets`, `doctor`."""
 
 from __future__ import annotations
 
@@ -47,10 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.subcommand == "doctor":
-        return _doctor(options)
-    if options.subcommand == "layers":
-        return layers.run(options)
+    others: dict[str, Callable[[argparse.Namespace], int]] = {"doctor": _doctor, "layers": layers.run, "budgets": _budgets}
+    if other := others.get(options.subcommand):
+        return other(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.subcommand == "shell":
         return _shell(options, command)
@@ -108,7 +107,30 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
     layers.add_parser(commands)
+    _add_budgets(commands)
     return parser
+
+
+def _add_budgets(commands: Any) -> None:
+    about = "Budgets for tests, from what they used in recorded runs."
+    actions = commands.add_parser("budgets", help=about[:-1].lower(), description=about).add_subparsers(
+        title="actions", required=True, metavar="ACTION", dest="action"
+    )
+    about = "Print [tool.pytest-isolate.budgets] with limits that the tests of the runs kept to, and headroom."
+    made = actions.add_parser("suggest", help="print limits with headroom as TOML", description=about)
+    made.add_argument(
+        "runs", metavar="RUN.json|BASELINE", nargs="*", help="files of --isolate-json, or baselines (default: all baselines)"
+    )
+    made.add_argument("--baselines", metavar="DIR", help="where baselines are (default: .isolate/baselines)")
+    made.add_argument("--headroom", metavar="SHARE", default="30%", help="what is added to the greatest value (default: 30%%)")
+    made.add_argument("--figures", metavar="FIGURE,…", default="", help="which to limit (default: cpu,memory,pids)")
+    made.add_argument(
+        "--by",
+        choices=("file", "test"),
+        default="file",
+        help="an entry for each test, or for each file and for tests that need more",
+    )
+    made.add_argument("--write", action="store_true", help="add it to ./pyproject.toml, which must have no such table")
 
 
 def _add_shell(commands: Any) -> None:
@@ -162,6 +184,24 @@ def _refused(directory: str) -> str:
     place = os.path.dirname(os.path.abspath(directory))
     why = refusal(place)
     return f"nothing can be kept in {place}: {why}" if why else ""
+
+
+def _budgets(options: argparse.Namespace) -> int:
+    from pytest_isolate.report.files import write
+    from pytest_isolate.report.suggest_options import Refused, suggestion, with_table
+
+    try:
+        made, table = suggestion(options, os.getcwd())
+        if not options.write:
+            print(table, end="")
+            return 0
+        path = os.path.join(os.getcwd(), "pyproject.toml")
+        write(path, with_table(path, table))
+    except (Refused, OSError) as error:
+        _say(error)
+        return _USAGE_ERROR
+    _say(f"{len(made.entries)} budgets for {made.tests} tests added to {path}")
+    return 0
 
 
 def _say(what: object) -> None:

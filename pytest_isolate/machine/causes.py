@@ -14,7 +14,18 @@ from typing import Final
 from pytest_isolate.machine.facts import Machine
 from pytest_isolate.machine.remedies import container_options, name_of, sysctl
 
-__all__ = ["Cause", "answer", "fresh_proc", "joining", "mounting", "namespace", "overlay", "subordinate_ids", "user_namespace"]
+__all__ = [
+    "Cause",
+    "answer",
+    "counters",
+    "fresh_proc",
+    "joining",
+    "mounting",
+    "namespace",
+    "overlay",
+    "subordinate_ids",
+    "user_namespace",
+]
 
 _UNKNOWN: Final = "run python -m pytest_isolate doctor and report what it prints: this refusal isn't known"
 
@@ -212,3 +223,29 @@ def subordinate_ids(machine: Machine, refused: str) -> Cause:
         return Cause("no-subuid", f"no range for user {machine.uid} in {files}", remedy)
     remedy = f"as root: chmod u+s {machine.newuidmap}; it can't work below a nosuid mount or under no_new_privs"
     return Cause("newuidmap", f"{machine.newuidmap}: {refused}", remedy)
+
+
+def counters(machine: Machine, number: int, paranoid: int | None) -> Cause:
+    """Instructions can't be counted.
+
+    Args:
+        number: the errno; ENODATA: the counter stands still.
+        paranoid: kernel.perf_event_paranoid.
+    """
+    told = answer("perf_event_open(PERF_COUNT_HW_INSTRUCTIONS)", number)
+    if number in (_errno.ENOENT, _errno.EOPNOTSUPP, _errno.ENODEV, _errno.ENODATA):
+        why = f"{told}: the processor shows no counters, as in most virtual machines"
+        return Cause("no-counters", why, "run it on hardware, or let the virtual machine have them (KVM: -cpu host,pmu=on)")
+    if number == _errno.ENOSYS and not machine.container:
+        return Cause(
+            "no-perf-events", f"{told}: kernel {machine.kernel} has no perf events", "boot a kernel with CONFIG_PERF_EVENTS=y"
+        )
+    if number == _errno.EACCES and paranoid is not None and paranoid > 2:
+        why = f"{told}: kernel.perf_event_paranoid is {paranoid}"
+        return Cause("perf-event-paranoid", why, sysctl(machine, "kernel.perf_event_paranoid", 2))
+    if machine.seccomp == 2:
+        why = f"{told}: a seccomp filter forbids it (Seccomp: 2)"
+        engine = {"docker": "docker run --cap-add PERFMON", "podman": "podman run --cap-add PERFMON"}
+        remedy = engine.get(machine.container, "start it without the filter, or give it CAP_PERFMON")
+        return Cause("seccomp", why, remedy)
+    return Cause("unknown", told, _UNKNOWN)

@@ -70,6 +70,7 @@ _SHOWN: Final[Mapping[Kind, Callable[[float], str]]] = {
 
 _TABLE: Final = (
     Figure("cpu", "cpu_seconds", "duration", "CPU time, user and system"),
+    Figure("instructions", "cpu_instructions", "count", "instructions executed"),
     Figure("wall", "wall_seconds", "duration", "time inside the sandbox"),
     Figure("memory", "memory_peak_bytes", "size", "memory peak"),
     Figure("pids", "pids_peak", "count", "tasks at a time"),

@@ -27,6 +27,7 @@ class Usage:
 
     Attributes:
         cpu_seconds: user plus system time of everything that ran in it.
+        cpu_instructions: instructions that its processes executed in user mode, where they were counted.
         cpu_throttled_seconds: time that runnable threads were held back by the CPU cap.
         memory_peak_bytes: highest charge of the memory cgroup (heap touched after the fork, page cache, tmpfs).
         pids_peak: highest number of simultaneous tasks.
@@ -63,6 +64,7 @@ class Usage:
     net_rx_packets: int | None = None
     net_tx_packets: int | None = None
     net_dropped_packets: int | None = None
+    cpu_instructions: int | None = None
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""

@@ -25,6 +25,7 @@ from pytest_isolate.plugin import private, reports, wide
 from pytest_isolate.plugin.errands import packed, raised, unpacked
 from pytest_isolate.plugin.fixtures import factory_key
 from pytest_isolate.plugin.likeness import described
+from pytest_isolate.plugin.marks import quiet_key
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.preload import ImportTimer
 from pytest_isolate.plugin.relay import Random, Relay, Stops
@@ -126,7 +127,7 @@ class Child:
 
     def log_report(self, report: pytest.TestReport) -> None:
         """pytest_runtest_logreport: those of phases have been sent; others are subtests', to be logged at once."""
-        if report is self._phase_report:
+        if report is self._phase_report or (not report.failed and self.item.stash.get(quiet_key, False)):
             return
         private.flush(self.item.config)
         frame = self._report_frame("extra", report)

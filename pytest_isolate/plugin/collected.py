@@ -18,16 +18,20 @@ import pytest
 from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
+    from pytest_isolate.plugin.baselines import Baselines
     from pytest_isolate.plugin.preload import Imports
     from pytest_isolate.report.record import Run
 
-__all__ = ["Collected", "add_note", "collected_key", "register"]
+__all__ = ["Collected", "add_note", "baselines_key", "collected_key", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
 
 collected_key: Final[pytest.StashKey[Collected]] = pytest.StashKey()
 """On ``config.stash`` of the process that reports, from `pytest_configure` on; absent in xdist's workers."""
+
+baselines_key: Final[pytest.StashKey[Baselines]] = pytest.StashKey()
+"""Beside it, in a run that saves or compares a baseline."""
 
 
 def register(config: pytest.Config) -> None:

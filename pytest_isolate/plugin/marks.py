@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from pytest_isolate.plugin.precedence import Asked, Resolver
     from pytest_isolate.plugin.settings import Settings
 
-__all__ = ["Marks", "place_key", "places_key", "register", "spec_key"]
+__all__ = ["Marks", "place_key", "places_key", "quiet_key", "register", "spec_key"]
 
 FACTORY: Final = "isolate_factory"
 """Name of the fixture."""
 
 spec_key: Final[pytest.StashKey[Spec]] = pytest.StashKey()
 """On an item's stash, from before `pytest_collection_finish`: its sandbox. Absent: the test runs as pytest runs it."""
+
+quiet_key: Final = pytest.StashKey[bool]()
+"""On an item's stash while it is repeated and nobody is to be told of anything but failures in it."""
 
 place_key: Final = pytest.StashKey[str]()
 """Beside `spec_key`: where the sandbox was asked for, in words."""

@@ -35,6 +35,12 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("--isolate-metrics", "PATH", "write what the isolated tests used to a file in the OpenMetrics format, for GitLab's metrics reports"),
     ("--isolate-github", "|".join(GITHUB),
      "annotations and a step summary for GitHub Actions: in its steps (auto, the default), always, or never"),
+    ("--isolate-save", "NAME", "keep what the isolated tests used as a baseline of that name, in .isolate/baselines or isolate_baselines"),
+    ("--isolate-compare", "NAME|PATH", "show how much each test's figures changed since that baseline"),
+    ("--isolate-compare-fail", "FIGURE:GROWTH,…",
+     "fail the run where a figure grew beyond that, and beyond the noise of repeated runs: memory:10%,cpu:20% or memory:5MiB"),
+    ("--isolate-repeat", "N", "run each isolated test N times, so that figures have a median and a noise (default: 1)"),
+    ("--isolate-instructions", "", "count the instructions that tests execute, which a busy machine doesn't change (figure: instructions)"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
      "how bridge networks reach the outside: the best way that works (default), or this one"),
@@ -54,6 +60,15 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_json", "string", "as --isolate-json; a relative path starts at the ini file's directory"),
     ("isolate_metrics", "string", "as --isolate-metrics; a relative path starts at the ini file's directory"),
     ("isolate_github", "string", "as --isolate-github"),
+    (
+        "isolate_baselines",
+        "string",
+        "directory of baselines, relative to the ini file (default: .isolate/baselines in the rootdir)",
+    ),
+    ("isolate_compare", "string", "as --isolate-compare; a relative path starts at the ini file's directory"),
+    ("isolate_compare_fail", "string", "as --isolate-compare-fail, for runs that compare"),
+    ("isolate_repeat", "int", "as --isolate-repeat"),
+    ("isolate_instructions", "bool", "as --isolate-instructions"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_store", "string", "as --isolate-store, relative to the ini file"),
@@ -74,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("isolate", "tests in Linux sandboxes (pytest-isolate-sandbox)")
     for name, metavar, text in OPTIONS:
         if metavar:
-            group.addoption(name, metavar=metavar, default=None, help=text)
+            group.addoption(name, metavar=metavar, default=None, help=text.replace("%", "%%"))
         else:
             group.addoption(name, action="store_true", default=False, help=text)
     for key in everywhere():

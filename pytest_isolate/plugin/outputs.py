@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_isolate import __version__
-from pytest_isolate.plugin.collected import collected_key
+from pytest_isolate.plugin.collected import baselines_key, collected_key
 from pytest_isolate.plugin.settings import settings_key
 
 __all__ = ["Outputs", "register"]
@@ -24,6 +24,10 @@ def register(config: pytest.Config) -> Outputs | None:
     """To be called once, in a run that makes something of its document; None in xdist's workers."""
     if collected_key not in config.stash:
         return None
+    if asked := config.stash[settings_key].baselines:
+        from pytest_isolate.plugin.baselines import Baselines
+
+        config.stash[baselines_key] = Baselines(asked)
     outputs = Outputs(config)
     config.pluginmanager.register(outputs, "isolate-outputs")
     return outputs
@@ -38,7 +42,13 @@ class Outputs:
 
     @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        document = self._told(session, self._document(session, int(exitstatus)))
+        document = self._document(session, int(exitstatus))
+        baselines = self._config.stash.get(baselines_key, None)
+        if baselines is not None:
+            baselines.compare(session, document)
+        document = self._told(session, document)
+        if baselines is not None:
+            baselines.save(session, document)
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
         if self._settings.metrics:

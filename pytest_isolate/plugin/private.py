@@ -21,7 +21,7 @@ from _pytest.compat import NOTSET
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.fixtures import SubRequest
 from _pytest.junitxml import xml_key
-from _pytest.runner import check_interactive_exception
+from _pytest.runner import check_interactive_exception, runtestprotocol
 from _pytest.unittest import TestCaseFunction
 
 try:
@@ -50,6 +50,7 @@ __all__ = [
     "recorded_warnings",
     "requests_above",
     "restore_terminal",
+    "run_unlogged",
     "running_item",
     "set_failed_subtests",
     "set_up_overridden",
@@ -57,6 +58,7 @@ __all__ = [
     "stream_encoding",
     "tear_down",
     "tear_down_everything",
+    "tear_down_until",
     "terminal_state",
     "used_fixtures",
     "without_capture",
@@ -153,6 +155,16 @@ def tear_down_everything(session: pytest.Session) -> None:
 def tear_down(session: pytest.Session) -> None:
     """In the child: everything that is set up, now."""
     session._setupstate.teardown_exact(None)
+
+
+def tear_down_until(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What `nextitem` doesn't need. Raises whatever finalizers raise."""
+    item.session._setupstate.teardown_exact(nextitem)
+
+
+def run_unlogged(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """All of an item's phases as pytest runs them, once more if they ran before, and nobody told; pytest-rerunfailures does the same."""
+    return runtestprotocol(item, log=False, nextitem=nextitem)
 
 
 def forget_instance(item: pytest.Item) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator
 from functools import partial
 from itertools import islice, repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -36,9 +36,13 @@ from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.servers import servers
+from pytest_isolate.plugin.settings import settings_key
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.repeating import Repeat
 
 __all__ = ["Protocol", "register"]
 
@@ -71,6 +75,8 @@ class Protocol:
         self._weakened: tuple[str, ...] = ()
         self._failed = False
         self._saved: dict[str, Any] = {}
+        self._times = config.stash[settings_key].repeat
+        self._repeat = _repeat(config, self._times)
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
@@ -85,8 +91,9 @@ class Protocol:
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside of pytest-cov's, which saves what was measured
     def pytest_runtestloop(self, session: pytest.Session) -> Steps:
         if not hasattr(self._config, "workerinput"):  # xdist's workers get their items in another order
-            self._order = [item for item in session.items if spec_key in item.stash]
-            self._places = {item: place for place, item in enumerate(self._order)}
+            isolated = [item for item in session.items if spec_key in item.stash]
+            self._order = [item for item in isolated for _ in range(self._times)]
+            self._places = {item: place * self._times for place, item in enumerate(isolated)}
         try:
             return (yield)
         finally:
@@ -133,7 +140,7 @@ class Protocol:
         if place is None:
             following = nextitem.stash.get(spec_key, None) if nextitem is not None else None
             self.supply.expect([spec, *repeat(following, _SIMILAR)] if following else [spec])
-        elif place != self._cursor:
+        elif not place <= self._cursor < place + self._times:
             self._cursor = place
             self.supply.expect(
                 chosen.foreseen(upcoming, upcoming.stash[spec_key]) for upcoming in islice(self._order, place, None)
@@ -267,6 +274,8 @@ class Protocol:
             reports.set_captured(attempt.item, report)
         if report.failed:
             self._failed = True
+            if self._repeat is not None:
+                self._repeat.note(report)
             report.sections += attempt.sections(report.longreprtext)
             forwarded = attempt.forwarding.reached() if attempt.forwarding is not None else ()
             if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
@@ -289,6 +298,7 @@ class Protocol:
             self._weakened,
             contacts=attempt.network.contacts,
             started=attempt.started,
+            repetitions=(*self._repeat.usages, attempt.usage) if self._repeat is not None else (),
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:
@@ -301,6 +311,14 @@ class Protocol:
     def pytest_enter_pdb(self) -> None:
         if self.child is not None:
             self.child.prompt()
+
+
+def _repeat(config: pytest.Config, times: int) -> Repeat | None:
+    if times == 1:
+        return None
+    from pytest_isolate.plugin import repeating
+
+    return repeating.register(config, times)
 
 
 class Observed:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -18,7 +19,12 @@ from pytest_isolate.plugin import private, profiles
 from pytest_isolate.plugin.options import DEFAULT_TOP, GITHUB, INI, KEEP, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
-__all__ = ["read"]
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.baselines import Asked
+
+__all__ = ["Reader", "read"]
+
+MOST_RUNS: Final = 1000
 
 _COMMAND_LINE: Final = "command line"
 
@@ -29,7 +35,7 @@ def read(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: with one argument per thing that is wrong.
     """
-    reader = _Reader(config)
+    reader = Reader(config)
     settings = reader.settings()
     errors = [*reader.errors, *_unknown_ini(config), *_ignored_toml(config)]
     if errors:
@@ -37,7 +43,7 @@ def read(config: pytest.Config) -> Settings:
     return settings
 
 
-class _Reader:
+class Reader:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.profiles, self.errors = profiles.load(config.rootpath)
@@ -65,6 +71,9 @@ class _Reader:
             json=self.output("isolate_json"),
             metrics=self.output("isolate_metrics"),
             github=self.choice("isolate_github", GITHUB),
+            repeat=self.repeat,
+            baselines=(asked := self.baselines()),
+            instructions=self.instructions(asked),
             layers=self.layers(),
             profiles=self.profiles,
         )
@@ -84,6 +93,8 @@ class _Reader:
         others = {
             "isolate_all": "true or false",
             "isolate_top": "a whole number, at least 0",
+            "isolate_repeat": "a whole number, at least 1",
+            "isolate_instructions": "true or false",
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
             "isolate_keep": ", ".join(KEEP),
@@ -117,6 +128,41 @@ class _Reader:
             return int(text)
         self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
         return DEFAULT_TOP
+
+    @cached_property
+    def repeat(self) -> int:
+        """How often each isolated test runs."""
+        value, place, typed = self.either("isolate_repeat")
+        if value is None:
+            return 1
+        text = str(value)
+        if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_RUNS:
+            return int(text)
+        self.errors.append(f"{place}: {typed}: {text!r} is not accepted; accepted: how often each test runs, 1 to {MOST_RUNS}")
+        return 1
+
+    def baselines(self) -> Asked | None:
+        """Those to save and to compare with; None where none is named."""
+        names = ("isolate_compare", "isolate_compare_fail")
+        if self.config.getoption("isolate_save") is None and all(self.either(name)[0] is None for name in names):
+            return None
+        from pytest_isolate.plugin.baselines import asked
+
+        return asked(self)
+
+    def instructions(self, asked: Asked | None) -> bool:
+        """Whether they are counted; an error where they are to be and can't."""
+        place, typed = "command line", "--isolate-instructions"
+        if asked is not None and "instructions" in asked.limits:
+            _, place, typed = self.either("isolate_compare_fail")
+        elif not self.config.getoption("isolate_instructions"):
+            place, typed = self.place("isolate_instructions"), "isolate_instructions"
+            if not self.ini("isolate_instructions"):
+                return False
+        option = self.config.option
+        if not (hasattr(self.config, "workerinput") or option.no_isolate or option.collectonly or option.isolate_plan):
+            self.errors += _uncounted(f"{place}: {typed}")
+        return True
 
     def keep_to(self, keep: str) -> str:
         """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""
@@ -213,6 +259,20 @@ class _Reader:
         problem, accepted = profiles.unknown_profile(name, self.profiles)
         self.errors.append(f"{place}: {typed}: {problem}; accepted: {accepted}")
         return []
+
+
+def _uncounted(place: str) -> list[str]:
+    """An error where this machine counts no instructions: a figure that nobody measured would pass for one that didn't grow."""
+    from pytest_isolate.kernel.perf_event import paranoid, refusal
+    from pytest_isolate.machine.causes import counters
+    from pytest_isolate.machine.reading import read_machine
+
+    if (error := refusal()) is None:
+        return []
+    cause = counters(read_machine(), error.errno or 0, paranoid())
+    return [
+        f"{place}: instructions can't be counted: {cause.why}; remedy: {cause.remedy}; accepted: the figures cpu and wall instead"
+    ]
 
 
 def _names() -> set[str]:

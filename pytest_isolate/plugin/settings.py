@@ -18,6 +18,7 @@ from pytest_isolate.plugin.options import DEFAULT_TOP
 
 if TYPE_CHECKING:
     from pytest_isolate.model.layers import Layer
+    from pytest_isolate.plugin.baselines import Asked
 
 __all__ = ["Settings", "configure", "settings_key"]
 
@@ -43,6 +44,9 @@ class Settings(NamedTuple):
         json: where the run's document is written; empty: nowhere.
         metrics: where its figures are written as OpenMetrics; empty: nowhere.
         github: whether GitHub Actions is told: ``auto``: in its steps.
+        repeat: how often each isolated test runs.
+        baselines: what is saved and compared; None or empty: nothing.
+        instructions: whether they are counted.
     """
 
     isolate_all: bool = False
@@ -62,11 +66,14 @@ class Settings(NamedTuple):
     json: str = ""
     metrics: str = ""
     github: Literal["auto", "on", "off"] = "auto"
+    repeat: int = 1
+    baselines: Asked | None = None
+    instructions: bool = False
 
     @property
     def writes(self) -> bool:
         """Whether something is made of the run beside what the terminal shows."""
-        return bool(self.json or self.metrics)
+        return bool(self.json or self.metrics or self.baselines)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

@@ -55,6 +55,8 @@ class Supply:
         self._roots = Roots(settings.store, getattr(config, "workerinput", {}).get("testrunuid", ""))
         self._told: dict[str, str] = {}
         self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
+        if settings.instructions:
+            self._pool.count_instructions()
         self._find_code: FindCode | None = None
         self._emptied: list[str] = []
 

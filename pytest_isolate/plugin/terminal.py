@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_isolate.plugin.collected import collected_key
+from pytest_isolate.plugin.collected import baselines_key, collected_key
 from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ class _Section:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        if (run := self._collected.finished()) is not None:
+        run = self._collected.finished()
+        if run is None and baselines_key in config.stash:
+            from pytest_isolate.report.record import Run
+
+            run = Run()
+        if run is not None:
             _write(run, terminalreporter, config)
 
 
@@ -54,7 +59,10 @@ def _write(run: Run, reporter: pytest.TerminalReporter, config: pytest.Config) -
         reporter.write_sep("=", heading, **dict.fromkeys(styles, True))
     else:
         reporter.ensure_newline()
-    for line in render(run, style):
+    lines = render(run, style)
+    if (baselines := config.stash.get(baselines_key, None)) is not None and (more := baselines.lines(style)):
+        lines += [(), *more] if lines and verbosity >= 0 else more
+    for line in lines:
         for text, names in line:
             reporter.write(text, **dict.fromkeys(names, True))
         reporter.line("")

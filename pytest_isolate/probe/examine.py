@@ -11,7 +11,7 @@ from pytest_isolate.probe.capability import Place, Report
 from pytest_isolate.probe.keys import key_states
 from pytest_isolate.probe.links import probe_links
 from pytest_isolate.probe.namespaces import probe_namespaces
-from pytest_isolate.probe.resources import CONTROLLERS, probe_cgroups, probe_kernel_log, probe_subordinate_ids
+from pytest_isolate.probe.resources import CONTROLLERS, probe_cgroups, probe_instructions, probe_kernel_log, probe_subordinate_ids
 from pytest_isolate.probe.trial import try_sandbox
 
 __all__ = ["examine"]
@@ -38,6 +38,7 @@ def examine(delegated: str | None = None) -> Report:
         probe_subordinate_ids(machine, userns=namespaces[0].state == "works"),
         *probe_cgroups(machine, delegated),
         probe_kernel_log(),
+        probe_instructions(machine),
         *probe_bridges(net=nets),
         *probe_links(net=nets),
         try_sandbox(delegated),

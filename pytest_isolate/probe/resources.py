@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_isolate.kernel.cgroup import Caps, detect, run_name
-from pytest_isolate.machine.causes import subordinate_ids
+from pytest_isolate.kernel.perf_event import paranoid, refusal
+from pytest_isolate.machine.causes import counters, subordinate_ids
 from pytest_isolate.machine.facts import Machine
 from pytest_isolate.machine.remedies import cgroup_remedy
 from pytest_isolate.probe.attempt import attempt
@@ -16,7 +17,7 @@ from pytest_isolate.probe.capability import Capability
 from pytest_isolate.sandbox.delegation import obtain
 from pytest_isolate.sandbox.identity import enter_run_namespace
 
-__all__ = ["CONTROLLERS", "probe_cgroups", "probe_kernel_log", "probe_subordinate_ids"]
+__all__ = ["CONTROLLERS", "probe_cgroups", "probe_instructions", "probe_kernel_log", "probe_subordinate_ids"]
 
 CONTROLLERS = ("cpu", "memory", "pids", "io")
 
@@ -80,6 +81,13 @@ def probe_kernel_log() -> Capability:
             return Capability("kmsg", "weaker", why, "in a container: add --device=/dev/kmsg, or leave it so", "no-kmsg")
         return Capability("kmsg", "weaker", why, "as root: sysctl -w kernel.dmesg_restrict=0", "dmesg-restrict")
     return Capability("kmsg", "works")
+
+
+def probe_instructions(machine: Machine) -> Capability:
+    """``instructions``: some are counted."""
+    if (error := refusal()) is not None:
+        return Capability.missing("instructions", counters(machine, error.errno or 0, paranoid()))
+    return Capability("instructions", "works", "counted in user mode")
 
 
 def probe_subordinate_ids(machine: Machine, *, userns: bool) -> Capability:

@@ -62,6 +62,7 @@ class TestRecord:
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
         location: the test's file relative to the rootdir, and its line, counted from 1 (0: unknown); None where pytest names none.
+        repetitions: of a test that is repeated what each run that passed used, `usage` the last of them; else empty.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -77,6 +78,7 @@ class TestRecord:
     outcome: str = ""
     worker: str = ""
     location: tuple[str, int] | None = None
+    repetitions: tuple[Usage, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -91,6 +93,7 @@ class TestRecord:
             **({"outcome": self.outcome} if self.outcome else {}),
             **({"worker": self.worker} if self.worker else {}),
             **({"file": self.location[0], "line": self.location[1]} if self.location is not None else {}),
+            **({"repetitions": [usage.to_json() for usage in self.repetitions]} if self.repetitions else {}),
         }
 
     @classmethod
@@ -111,6 +114,7 @@ class TestRecord:
                 outcome=str(data.get("outcome", "")),
                 worker=str(data.get("worker", "")),
                 location=(str(data["file"]), int(data["line"])) if "file" in data else None,
+                repetitions=tuple(Usage.from_json(usage) for usage in data.get("repetitions", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None

@@ -31,6 +31,7 @@ from pytest_isolate.sandbox.identity import drop_privileges
 
 if TYPE_CHECKING:
     from pytest_isolate.sandbox.builder_process import BuilderProcess
+    from pytest_isolate.sandbox.counting import Counting
 
 __all__ = ["EXIT_NOT_JOINED", "Entrance"]
 
@@ -63,25 +64,28 @@ class Entrance:
     rootless: bool
     own_pid_namespace: int
 
-    def fork(self, failed: Failed) -> int:
+    def fork(self, failed: Failed, counting: Counting | None = None) -> int:
         """os.fork into the sandbox; see `Sandbox.fork`.
+
+        Args:
+            counting: what counts the instructions of the new process.
 
         Raises:
             OSError: from fork itself, or setns(2) of a sandbox that is gone.
         """
         if self.rootless and not born_inside.available():
-            return self._fork_twice(failed)
+            return self._fork_twice(failed, counting)
         unified = self.group is not None and bool(self.group.v2)
         try:
             group = OpenGroup(self.group) if self.rootless or unified else None
         except OSError:  # joining by path will say what is wrong with them
-            return self._fork_twice(failed) if self.rootless else self._fork_once(None, failed)
+            return self._fork_twice(failed, counting) if self.rootless else self._fork_once(None, failed, counting)
         if group is None:
-            return self._fork_once(None, failed)
+            return self._fork_once(None, failed, counting)
         with group:
-            return self._fork_inside(group, failed) if self.rootless else self._fork_once(group, failed)
+            return self._fork_inside(group, failed, counting) if self.rootless else self._fork_once(group, failed, counting)
 
-    def _fork_once(self, group: OpenGroup | None, failed: Failed) -> int:
+    def _fork_once(self, group: OpenGroup | None, failed: Failed, counting: Counting | None) -> int:
         blocked = block_signals()
         pid = -1
         born = False
@@ -96,9 +100,11 @@ class Entrance:
             if pid != 0:
                 restore_signals(blocked)
         if pid == 0:
+            if counting is not None:
+                self._guard(failed, counting.open)
             self._guard(failed, lambda: self._join(group, born=born))
             self._guard(failed, lambda: self._enter(self._namespaces() & ~CLONE_NEWPID))
-            self._guard(failed, self._settle)
+            self._guard(failed, lambda: self._settle(counting))
             restore_signals(blocked)
         return pid
 
@@ -108,7 +114,7 @@ class Entrance:
         elif self.group is not None:
             join(self.group)
 
-    def _fork_inside(self, group: OpenGroup, failed: Failed) -> int:
+    def _fork_inside(self, group: OpenGroup, failed: Failed, counting: Counting | None) -> int:
         here = _working_directory()
         blocked = block_signals()
         pid = -1
@@ -124,7 +130,9 @@ class Entrance:
             self._guard(failed, lambda: group.join(born=born))
             self._guard(failed, self._begin_cgroup_namespace)
             self._guard(failed, lambda: self._go_to(here))
-            self._guard(failed, self._settle)
+            if counting is not None:
+                self._guard(failed, counting.open)
+            self._guard(failed, lambda: self._settle(counting))
             restore_signals(blocked)
         return pid
 
@@ -138,7 +146,7 @@ class Entrance:
                     raise
         return born_inside.fork_inside(self.pidfd, self._namespaces()), False
 
-    def _fork_twice(self, failed: Failed) -> int:
+    def _fork_twice(self, failed: Failed, counting: Counting | None) -> int:
         told, tell = os.pipe()
         blocked = block_signals()
         first = -1
@@ -153,7 +161,9 @@ class Entrance:
                     os.write(tell, b"%d" % pid)
                     os._exit(0)
                 os.close(tell)
-                self._guard(failed, self._settle)
+                if counting is not None:
+                    self._guard(failed, counting.open)
+                self._guard(failed, lambda: self._settle(counting))
                 restore_signals(blocked)
                 return 0
             os.close(tell)
@@ -191,8 +201,8 @@ class Entrance:
         if self.group is not None and self.group.v2:
             unshare(CLONE_NEWCGROUP)
 
-    def _settle(self) -> None:
-        """What makes the process its own: process group, keyring, privileges, environment."""
+    def _settle(self, counting: Counting | None) -> None:
+        """What makes the process its own: process group, keyring, privileges, environment; and from here on it is counted."""
         os.setpgid(0, 0)
         join_session_keyring()
         drop_privileges(self.spec, rootless=self.rootless)
@@ -202,6 +212,8 @@ class Entrance:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if counting is not None:
+            counting.start()
 
     def _guard(self, failed: Failed, step: Callable[[], Any]) -> Any:
         """`step`, or the end of this process: nothing of a test runs in a sandbox that it joined by half."""

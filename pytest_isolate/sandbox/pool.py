@@ -22,6 +22,8 @@ from pytest_isolate.sandbox.paths import Files, files_of
 
 if TYPE_CHECKING:
     from pytest_isolate.model.spec import Spec
+    from pytest_isolate.model.usage import Usage
+    from pytest_isolate.sandbox.counting import Counters, Counting
     from pytest_isolate.sandbox.roots import Roots
     from pytest_isolate.sandbox.sandbox import Placement, Sandbox
 
@@ -65,6 +67,7 @@ class Pool:
         self._uplink = uplink
         self._roots = roots
         self.names: dict[str, Sandbox] = {}
+        self._counters: Counters | None = None
         self.delegation = Delegation()
         self._expected: Iterator[Spec] = iter(())
         self._builder: BuilderProcess | None = None
@@ -73,6 +76,20 @@ class Pool:
         self._next = 0
         # Threads of a test may make sandboxes at the same time. A forked test process, in which it may be held for ever, has no use for the pool.
         self._turn = threading.RLock()
+
+    def count_instructions(self) -> None:
+        """From now on, of every process that is forked into a sandbox."""
+        from pytest_isolate.sandbox.counting import Counters
+
+        self._counters = self._counters or Counters()
+
+    def counting(self, box: int) -> Counting | None:
+        """What counts the instructions of a process that is going to be forked into the sandbox; None where they aren't counted."""
+        return self._counters.new(box) if self._counters is not None else None
+
+    def counted(self, box: int, usage: Usage) -> Usage:
+        """`usage` of a sandbox with what was counted of it."""
+        return self._counters.added(box, usage) if self._counters is not None else usage
 
     def launch(self) -> BuilderProcess:
         """Start the builder's interpreter, which takes a moment, without saying yet what it is to do. Raises OSError."""
@@ -238,8 +255,10 @@ class Pool:
         """What the user should know of the machine's networks, a sentence each."""
         return tuple(self._builder.notes) if self._builder is not None else ()
 
-    def released(self) -> None:
+    def released(self, box: int) -> None:
         """A sandbox was given back."""
+        if self._counters is not None:
+            self._counters.close(box)
         if not self._paced:
             self.proceed()
 
@@ -316,6 +335,8 @@ class Pool:
 
     def close(self) -> None:
         """End every sandbox and the builder; wait until nothing of them is left. Idempotent."""
+        if self._counters is not None:
+            self._counters.close_all()
         self._abandon()
         if self._roots is not None:
             self._roots.close()

@@ -239,7 +239,7 @@ class Sandbox:
             SetupError: no child came to be.
         """
         try:
-            return self._place.entrance.fork(failed)
+            return self._place.entrance.fork(failed, self._pool.counting(self.number) if self._pool is not None else None)
         except OSError as error:
             # It has no namespaces any more a moment before it is dead. ESRCH is also told where the process that makes ours was killed.
             if self.ended(_DYING if error.errno == errno.ESRCH else 0):
@@ -301,6 +301,8 @@ class Sandbox:
     def usage(self) -> Usage:
         """What it has consumed so far, as its cgroups and its writable layer tell."""
         usage = read_usage(self._place.group) if self._place.group is not None else Usage()
+        if self._pool is not None:
+            usage = self._pool.counted(self.number, usage)
         if self.sampler is not None:
             self._sample()
             usage = replace(usage, memory_peak_bytes=self._sampled_peak)
@@ -442,7 +444,7 @@ class Sandbox:
         placement, self._placement = self._placement, None
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:
-            self._pool.released()
+            self._pool.released(placement.number)
 
 
 def _readable(pidfd: int, seconds: float) -> bool:

@@ -203,7 +203,7 @@ _PLUGINS: Final = (
 
 _PROBED: Final = (
     "pid-namespace", "net-namespace", "mounts", "proc", "overlay", "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory",
-    "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "bridge", "uplink", "tbf", "netem", "sandbox",
+    "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "instructions", "bridge", "uplink", "tbf", "netem", "sandbox",
 )  # fmt: skip
 
 _PROBES: Final[dict[str, Callable[[], str]]] = {

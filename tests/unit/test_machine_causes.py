@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_isolate.machine.causes import fresh_proc, joining, mounting, namespace, overlay, subordinate_ids, user_namespace
+from pytest_isolate.machine.causes import (
+    counters,
+    fresh_proc,
+    joining,
+    mounting,
+    namespace,
+    overlay,
+    subordinate_ids,
+    user_namespace,
+)
 from pytest_isolate.machine.explain import explained
 from pytest_isolate.machine.facts import CAP_SYS_ADMIN, Machine
 from pytest_isolate.machine.remedies import advice, cgroup_remedy
@@ -165,3 +174,28 @@ def test_advice_names_every_place() -> None:
     assert "apparmor_restrict_unprivileged_userns=0" in told["GitHub Actions"]
     assert dict(advice(DOCKER, works=True, caps=False))["a Docker container"].endswith("docker run --privileged")
     assert advice(Machine(), works=True, caps=True) == []
+
+
+@pytest.mark.parametrize(
+    "machine,number,paranoid,name,why,remedy",
+    [
+        (ROOT, errno.ENOENT, 2, "no-counters", "ENOENT (No such file or directory): the processor shows no counters", "pmu=on"),
+        (ROOT, errno.EOPNOTSUPP, 2, "no-counters", "shows no counters", "pmu=on"),
+        (ROOT, errno.ENODATA, 2, "no-counters", "ENODATA", "pmu=on"),
+        (
+            Machine(),
+            errno.EACCES,
+            4,
+            "perf-event-paranoid",
+            "kernel.perf_event_paranoid is 4",
+            "sudo sysctl -w kernel.perf_event_paranoid=2",
+        ),
+        (DOCKER, errno.EPERM, 2, "seccomp", "a seccomp filter forbids it", "docker run --cap-add PERFMON"),
+        (Machine(seccomp=2), errno.EPERM, 2, "seccomp", "a seccomp filter forbids it", "CAP_PERFMON"),
+        (Machine(kernel="6.1"), errno.ENOSYS, None, "no-perf-events", "kernel 6.1 has no perf events", "CONFIG_PERF_EVENTS=y"),
+        (Machine(), errno.EBUSY, 2, "unknown", "EBUSY", "report"),
+    ],
+)
+def test_refused_counters(machine: Machine, number: int, paranoid: int | None, name: str, why: str, remedy: str) -> None:
+    cause = counters(machine, number, paranoid)
+    assert (cause.name, why in cause.why, remedy in cause.remedy) == (name, True, True), cause
