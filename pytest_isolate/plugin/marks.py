@@ -54,12 +54,14 @@ class Marks:
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Generator[None, None, None]:
         """Markers as written before anything is deselected; then once more, for what other plugins added."""
         self._refuse_bad_files(session, items)
+        if self._settings.budgets and not self._settings.no_isolate:
+            self._warn_of_patterns(session)
         yield
         self._refuse_bad_files(session, items)
         for item in items:
             asked = self._ask(item)
             if asked and asked.spec:
-                item.stash[spec_key] = _with_project(asked.spec, item)
+                item.stash[spec_key] = _with_project(self._judged(asked.spec), item)
                 item.stash[place_key] = asked.place
                 item.stash[places_key] = asked.places
 
@@ -72,6 +74,18 @@ class Marks:
 
             self._resolver = Resolver(self._settings, self._rootdir)
         return self._resolver.ask(item)
+
+    def _judged(self, spec: Spec) -> Spec:
+        """Without a budget where the run judges none."""
+        if not spec.budget or self._settings.over != "off":
+            return spec
+        return spec.without(["budget"])
+
+    def _warn_of_patterns(self, session: pytest.Session) -> None:
+        from pytest_isolate.plugin.budget_patterns import warn_of
+
+        patterns = [pattern for pattern, _layer in self._settings.budgets]
+        warn_of(patterns if self._resolver is None else self._resolver.unused, session)
 
     def _errors(self, item: pytest.Item) -> Mapping[object, SpecError]:
         """What is wrong with an item's markers, and with them together with its fixtures."""

@@ -13,10 +13,11 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["BUDGETS", "DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
 KEEP: Final = ("none", "failed", "all")
+BUDGETS: Final = ("fail", "warn", "off")
 DEFAULT_TOP: Final = 5
 
 
@@ -30,6 +31,7 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("--isolate-keep", "|".join(KEEP),
      "of which tests the files that they wrote are kept in a directory, for python -m pytest_isolate shell (default: none)"),
     ("--isolate-keep-to", "DIR", "where --isolate-keep puts them (default: isolate-keep in pytest's cache)"),
+    ("--isolate-budgets", "|".join(BUDGETS), "what becomes of a test that used more than its budget: it fails (default), or is only listed"),
     ("--isolate-json", "PATH", "write what the isolated tests used, and what came of them, to a JSON file"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
@@ -47,6 +49,7 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_top", "int", "as --isolate-top"),
     ("isolate_keep", "string", "as --isolate-keep"),
     ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
+    ("isolate_budgets", "string", "as --isolate-budgets"),
     ("isolate_json", "string", "as --isolate-json; a relative path starts at the ini file's directory"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),

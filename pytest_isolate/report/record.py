@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_isolate.model.budget import Judged
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts, Usage
 
@@ -61,6 +62,7 @@ class TestRecord:
         started: when it joined its sandbox, in seconds since the epoch; None where it never did.
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
+        budget: its limits, each judged.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -75,6 +77,7 @@ class TestRecord:
     started: float | None = None
     outcome: str = ""
     worker: str = ""
+    budget: tuple[Judged, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,6 +91,7 @@ class TestRecord:
             **({"started": self.started} if self.started is not None else {}),
             **({"outcome": self.outcome} if self.outcome else {}),
             **({"worker": self.worker} if self.worker else {}),
+            **({"budget": [judged.to_json() for judged in self.budget]} if self.budget else {}),
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class TestRecord:
                 started=data.get("started"),
                 outcome=str(data.get("outcome", "")),
                 worker=str(data.get("worker", "")),
+                budget=tuple(Judged.from_json(judged) for judged in data.get("budget", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None
