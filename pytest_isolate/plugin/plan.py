@@ -81,7 +81,7 @@ class _Planner:
         mounts = tuple(self._mounts(spec))
         same = self._shown.setdefault(mounts, item.nodeid)
         if same != item.nodeid:
-            yield f"{'mounts':10} as {same}"
+            yield f"{'mounts':{first}} as {same}"
             return
         yield "mounts"
         yield from (f"  {line}" for line in mounts)

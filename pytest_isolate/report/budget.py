@@ -19,6 +19,8 @@ TITLE: Final = "isolate: budget"
 _HEADROOM: Final = {"size": 1.1, "duration": 1.2, "count": 1.0}
 """By kind of figure: how far above the most that was used a new limit is proposed."""
 
+_DECIMAL: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
 _LOWER: Final = {
     "cpu": "everything inside counts, imports in test bodies and the test's own fixtures too: what many tests need can be imported"
     " at the top of the module, or named in isolate_preload, and is then paid for once, outside",
@@ -103,11 +105,15 @@ def _rounded_up(value: float) -> int:
 def _shown(judged: Judged) -> tuple[str, str]:
     show = FIGURES[judged.figure].show
     used = "-" if judged.used is None else show(judged.used)
-    return used, _plain(show(judged.allowed))
+    return used, _limit(judged)
 
 
-def _plain(shown: str) -> str:
-    """``64.0 MiB`` as ``64 MiB``: a limit is seldom more than a whole number."""
+def _limit(judged: Judged) -> str:
+    """As somebody types it: ``64 MiB``, not ``64.0 MiB``, and ``1 MB``, not ``976.6 KiB``."""
+    if FIGURES[judged.figure].kind == "size" and judged.allowed % 1024 and not judged.allowed % 1000:
+        scale, unit = next((scale, unit) for scale, unit in _DECIMAL if judged.allowed >= scale)
+        return f"{judged.allowed / scale:.4g} {unit}"
+    shown = FIGURES[judged.figure].show(judged.allowed)
     number, space, unit = shown.partition(" ")
     return f"{number.rstrip('0').rstrip('.')}{space}{unit}" if "." in number else shown
 
@@ -124,7 +130,7 @@ def _by(judged: Judged) -> str:
     if judged.ratio >= 10:
         return f"{judged.ratio:,.0f} times as much"
     percent = (judged.ratio - 1) * 100
-    return f"{percent:.0f} % over" if percent >= 1 else f"{percent:.2g} % over"
+    return f"{percent:.0f} % over" if percent >= 1 else f"{show(judged.used - judged.allowed)} over"
 
 
 def _table(judged: Sequence[Judged]) -> str:
