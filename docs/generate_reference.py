@@ -22,6 +22,7 @@ EXAMPLES = {
     "pids": "pids=64",
     "io": 'io={"read": "10MB/s", "write": "5MB/s"}',
     "env": 'env={"TZ": "UTC"}',
+    "budget": 'budget={"cpu": "1s", "memory": "64MiB"}',
 }
 """Markers' values that aren't the example in quotes or in a list."""
 

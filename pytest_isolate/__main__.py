@@ -36,7 +36,7 @@ _TIMED_OUT: Final = 124
 _NOT_BUILT: Final = 125
 _NOT_EXECUTABLE: Final = 126
 _NOT_FOUND: Final = 127
-_PYTEST_ONLY: Final = ("fixtures", "forward")
+_PYTEST_ONLY: Final = ("fixtures", "forward", "budget")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from pytest_isolate.model.figures import FIGURES
 from tests.support.capabilities import requires
 from tests.support.pytest_process import run_pytest
 from tests.support.unprivileged import cgroup_options, delegated_cgroup, pytest_as_user, user_directory
@@ -95,7 +96,43 @@ def test_hooks_set_caps_add_properties_and_change_the_report(copy: Path, how: st
 
 
 def test_every_failing_example_has_its_text_here():
-    assert {path.stem for path in (EXAMPLES / "failures").glob("*.py")} == set(FAILURES)
+    assert {path.stem for path in (EXAMPLES / "failures").glob("*.py")} == {*FAILURES, "budgets"}
+
+
+@requires("root", "cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "disk", "bridge")
+def test_each_budget_is_breached_in_turn(copy: Path):
+    figures = list(FIGURES)
+    done = run_pytest(copy, "failures/budgets.py", "--isolate-json=run.json", "-p", "no:randomly")
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    at_end = ("disk", "processes_left")
+    assert f"{len(figures) - 2} failed, 3 passed, 2 errors" in lines[-1]
+    (dots,) = (line.split()[1] for line in lines if line.startswith("failures/budgets.py "))
+    assert sorted(dots) == sorted("B" * len(figures) + "." * 3)
+    tests = {
+        test["nodeid"].rpartition("::test_")[2]: test
+        for test in json.loads((copy / "run.json").read_text(encoding="utf-8"))["tests"]
+    }
+    assert set(tests) == {*figures, "within_all_of_them"}
+    assert tests["within_all_of_them"]["problems"] == []
+    for figure in figures:
+        test = tests[figure]
+        assert test["outcome"] == ("error" if figure in at_end else "failed")
+        over = [judged["figure"] for judged in test["budget"] if judged["verdict"] == "over"]
+        assert over == [figure]
+        assert [(problem["kind"], problem["failed"]) for problem in test["problems"] if problem["failed"]] == [("BUDGET", True)]
+        said = rf"{figure} \d\S*( \S+)?, budget \d\S*( \S+)?: \d+ (% )?over"
+        where = rf"marker of failures/budgets\.py::test_{figure}"
+        pytest.LineMatcher(lines).re_match_lines_random(
+            [
+                rf"OVER BUDGET failures/budgets\.py::test_{figure}( - .*)?$",
+                rf"BUDGET failures/budgets\.py::test_{figure}(  {said})?$",
+                said,
+                rf"{figure} +\d.*over +{where}",
+                rf'to allow it: "{figure}": \S+ in {where}',
+                f"to lower {figure}: .*",
+            ]
+        )
 
 
 @requires("root", "cgroup-memory")

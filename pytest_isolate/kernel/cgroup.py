@@ -43,6 +43,7 @@ __all__ = [
     "Hierarchy",
     "IoCap",
     "OomVictim",
+    "anonymous_memory",
     "clean_up",
     "count_tasks",
     "detect",
@@ -116,6 +117,12 @@ def count_tasks(group: Group) -> int | None:
     """Threads in `group`, ended ones that nobody has waited for yet included; None where they aren't counted."""
     counted = cgroup_v1_usage.count_tasks(group)
     return cgroup_v2_usage.count_tasks(group) if counted is None else counted
+
+
+def anonymous_memory(group: Group) -> int | None:
+    """Bytes of anonymous pages charged to `group` at this moment; None where they aren't counted."""
+    charged = cgroup_v1_usage.anonymous_memory(group)
+    return cgroup_v2_usage.anonymous_memory(group) if charged is None else charged
 
 
 def oom_victims(group: Group, known: Collection[int] = ()) -> tuple[OomVictim, ...]:

@@ -11,7 +11,7 @@ from pytest_isolate.kernel.cgroup_files import entry, number, text
 from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["count_tasks", "read_events", "read_usage"]
+__all__ = ["anonymous_memory", "count_tasks", "read_events", "read_usage"]
 
 
 def read_usage(group: Group) -> Usage:
@@ -41,6 +41,11 @@ def read_usage(group: Group) -> Usage:
 def count_tasks(group: Group) -> int | None:
     """Threads in `group`, ended ones that nobody has waited for yet included; None where they aren't counted."""
     return number(group.file("pids", "pids.current"))
+
+
+def anonymous_memory(group: Group) -> int | None:
+    """Bytes of anonymous pages charged at this moment, the group's descendants' included; None where memory isn't on v1."""
+    return entry(group.file("memory", "memory.stat"), "total_rss")
 
 
 def _cpu_times(group: Group) -> tuple[float | None, float | None, float | None]:

@@ -7,7 +7,7 @@ from pytest_isolate.kernel.cgroup_files import entry, number, text
 from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["count_tasks", "memory_now", "read_events", "read_usage"]
+__all__ = ["anonymous_memory", "count_tasks", "memory_now", "read_events", "read_usage"]
 
 
 def read_usage(group: Group) -> Usage:
@@ -39,6 +39,11 @@ def read_usage(group: Group) -> Usage:
 def memory_now(group: Group) -> int | None:
     """Bytes charged at this moment; None where memory isn't on v2."""
     return number(group.v2_file("memory.current"))
+
+
+def anonymous_memory(group: Group) -> int | None:
+    """Bytes of anonymous pages charged at this moment; None where memory isn't on v2."""
+    return entry(group.v2_file("memory.stat"), "anon")
 
 
 def count_tasks(group: Group) -> int | None:

@@ -73,6 +73,7 @@ _TABLE: Final = (
     Figure("instructions", "cpu_instructions", "count", "instructions executed"),
     Figure("wall", "wall_seconds", "duration", "time inside the sandbox"),
     Figure("memory", "memory_peak_bytes", "size", "memory peak"),
+    Figure("memory_own", "memory_own_bytes", "size", "memory peak without copies of pytest's own pages"),
     Figure("pids", "pids_peak", "count", "tasks at a time"),
     Figure("io_read", "io_read_bytes", "size", "read from block devices"),
     Figure("io_write", "io_write_bytes", "size", "written to block devices"),

@@ -18,6 +18,9 @@ UPLINKS: Final = ("auto", "veth", "pasta", "slirp4netns")
 _CPU: Final = 'share of one CPU: "20%", 0.2, 2, "150%"'
 _SIZE: Final = 'bytes: 1048576, "64MiB", "1.5GB" (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)'
 _RATE: Final = 'bytes per second: 1048576, "10MB/s", "512KiB/s"'
+_FIGURES: Final = (
+    "cpu, wall (durations), memory, memory_own, io_read, io_write, net_rx, net_tx, disk (sizes), pids, processes_left (numbers)"
+)
 _DURATION: Final = 'seconds: 2, 0.5, "500ms", "5s", "2min", "1h"'
 
 
@@ -97,6 +100,9 @@ _TABLE: Final = (
     Key("user", "who the test runs as", '"self", "root" or a user id', "self", "--user", "self"),
     Key("fixtures", "where fixtures wider than function scope are set up", '"shared" or "inside"', "shared", "", "shared"),
     Key("leak", "what processes left behind do to the test", '"report" or "fail"', "report", "", "fail"),
+    Key("budget", "what the test may use: more fails it when it has run",
+        f'mapping of figures to limits, None for none: {{"cpu": "1s", "memory": "64MiB"}}; figures: {_FIGURES}', "no limits", "",
+        "cpu=1s,memory=64MiB", text=f"FIGURE=LIMIT,FIGURE=LIMIT, none for no limit; figures: {_FIGURES}"),
 )  # fmt: skip
 
 KEYS: Final[Mapping[str, Key]] = {key.name: key for key in _TABLE}

@@ -2,7 +2,8 @@
 
 A layer is what one place gives: a marker, a profile, the command line, the ini file. Layers merge key by key;
 a value is never mixed with a farther one's (an `env` replaces an `env`), so that the place that is named beside
-a key says all about it.
+a key says all about it. Only budgets merge figure by figure, each with a place of its own: a test that is given another
+limit on its memory keeps the project's on its time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_isolate.model.budget import merged, unbreachable
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.spec import Spec, contradictions
 
@@ -29,7 +31,7 @@ class Layer:
 class Merged:
     """
     Attributes:
-        places: by key, where its value comes from; keys at their defaults are absent.
+        places: by key, where its value comes from; keys at their defaults are absent. Of a budget by figure: ``budget.cpu``.
         errors: contradictions, each with the places of the keys it is about.
     """
 
@@ -46,14 +48,26 @@ def merge(layers: Iterable[Layer], *, partial: bool = False) -> Merged:
             given ones that exclude each other are.
     """
     values: dict[str, Any] = {}
+    limits: dict[str, float | None] = {}
     places: dict[str, str] = {}
     for layer in layers:
         for key, value in layer.values.items():
-            if key not in values:
+            if key == "budget":
+                for figure, limit in value:
+                    if figure not in limits:
+                        limits[figure] = limit
+                        places[f"budget.{figure}"] = layer.place
+            elif key not in values:
                 values[key] = value
                 places[key] = layer.place
+    if limits:
+        values["budget"] = merged(limits)
+        for figure in (figure for figure, limit in limits.items() if limit is None):
+            del places[f"budget.{figure}"]
     spec = Spec(**values)
     found = [error for error in contradictions(spec) if not partial or all(key in places for key in error.key.split("+"))]
+    # A closer place's cap below a farther one's budget is no mistake; both in one place is.
+    found += [error for error in unbreachable(spec) if len({places.get(key) for key in error.key.split("+")}) == 1]
     return Merged(spec, places, tuple(error.at(_where(error, places)) for error in found))
 
 

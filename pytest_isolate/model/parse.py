@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from pytest_isolate.model.budget import parse_budget
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Source
 from pytest_isolate.model.keys import KEYS
@@ -76,7 +77,7 @@ def parse_keys(
 def _from_text(name: str, value: Any) -> Any:
     if name == "env":
         return dict(assignment(line) for line in value)
-    if name == "io":
+    if name in ("io", "budget"):
         return entries_of(str(value))
     if name == "net":
         return net_text(str(value))
@@ -223,4 +224,5 @@ _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "user": _user,
     "fixtures": _choice("shared", "inside"),
     "leak": _choice("report", "fail"),
+    "budget": lambda value, _base: parse_budget(value),
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
+from pytest_isolate.model.budget import Budget, uncountable
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Code, Source, Stack
 from pytest_isolate.model.net import Bandwidth, Net, Publish
@@ -67,6 +68,7 @@ class Spec:
         user: ``self``, ``root``, or a user id.
         fixtures: where wide fixtures are set up: ``shared`` (in pytest) or ``inside``.
         leak: whether processes left behind are reported or fail the test.
+        budget: limits by figure, in the figures' units: what is used beyond fails the test when it has run.
         scratch: with ``upper="disk"``: the directory that the writable layer lies below; empty until somebody looked it up.
         stack: what `rootfs` came to on this machine; None until somebody looked it up.
         code: what of the host appears in a root file system that isn't the host's; None: nothing, programs of its own run there.
@@ -94,6 +96,7 @@ class Spec:
     user: str | int = "self"
     fixtures: Literal["shared", "inside"] = "shared"
     leak: Literal["report", "fail"] = "report"
+    budget: Budget = ()
     scratch: str = ""
     stack: Stack | None = None
     code: Code | None = None
@@ -114,13 +117,18 @@ class Spec:
     def sandbox(self) -> Spec:
         """The part that the builder needs: equal for two tests whose sandboxes are interchangeable."""
         rooted: dict[str, Any] = {"rootfs": ()} if self.stack is not None else {}
-        return replace(self, timeout=None, env=(), fixtures="shared", leak="report", forward="fixtures", publish=(), **rooted)
+        return replace(
+            self, timeout=None, env=(), fixtures="shared", leak="report", budget=(), forward="fixtures", publish=(), **rooted
+        )
 
     def without(self, keys: Iterable[str]) -> Spec:
-        """This spec with `keys` at their defaults (``--isolate-missing=weaken``)."""
-        defaults = Spec()
-        given_up = {*keys, *(_OF_BRIDGES if "net" in keys else ())}
-        return replace(self, **{key: getattr(defaults, key) for key in given_up})
+        """This spec with `keys` at their defaults (``--isolate-missing=weaken``); ``budget.FIGURE`` is that limit alone."""
+        defaults, keys = Spec(), set(keys)
+        figures = {key.removeprefix("budget.") for key in keys if key.startswith("budget.")}
+        given_up = {*(keys - {f"budget.{figure}" for figure in figures}), *(_OF_BRIDGES if "net" in keys else ())}
+        figures |= {"net_rx", "net_tx"} if "net" in keys else set()
+        budget = tuple(pair for pair in self.budget if pair[0] not in figures)
+        return replace(self, **{"budget": budget, **{key: getattr(defaults, key) for key in given_up}})
 
     def to_json(self) -> dict[str, Any]:
         """Only what differs from a bare spec."""
@@ -128,6 +136,8 @@ class Spec:
         values = {name: value for name, value in asdict(self).items() if value != default[name]}
         if "net" in values:
             values["net"] = self.net.to_json()
+        if "budget" in values:
+            values["budget"] = dict(self.budget)
         return values
 
     @classmethod
@@ -152,6 +162,7 @@ _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     "hide": tuple,
     "inputs": tuple,
     "project": lambda value: value and Project.from_json(value),
+    "budget": lambda value: tuple(value.items()),
     "env": lambda value: tuple((name, content) for name, content in value),
 }
 
@@ -172,7 +183,7 @@ def contradictions(spec: Spec) -> list[SpecError]:
         found.append(
             SpecError("swap+memory", f"swap={format_size(spec.swap)} without a memory cap caps nothing", 'memory="…" beside it')
         )
-    return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec)]
+    return [*found, *_bad_network(spec), *_bad_paths(spec), *_bad_inputs(spec), *uncountable(spec)]
 
 
 def absent(spec: Spec) -> list[SpecError]:

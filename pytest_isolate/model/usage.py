@@ -30,6 +30,8 @@ class Usage:
         cpu_instructions: instructions that its processes executed in user mode, where they were counted.
         cpu_throttled_seconds: time that runnable threads were held back by the CPU cap.
         memory_peak_bytes: highest charge of the memory cgroup (heap touched after the fork, page cache, tmpfs).
+        memory_inherited_bytes: of it, pages of pytest's own memory that the test process copied by writing to them (an estimate; only
+            for tests with a budget for memory).
         pids_peak: highest number of simultaneous tasks.
         io_read_bytes, io_write_bytes: block I/O charged to the sandbox.
         disk_written_bytes: size of the upper layer when the test ended.
@@ -48,6 +50,7 @@ class Usage:
     cpu_system_seconds: float | None = None
     cpu_throttled_seconds: float | None = None
     memory_peak_bytes: int | None = None
+    memory_inherited_bytes: int | None = None
     pids_peak: int | None = None
     io_read_bytes: int | None = None
     io_write_bytes: int | None = None
@@ -65,6 +68,13 @@ class Usage:
     net_tx_packets: int | None = None
     net_dropped_packets: int | None = None
     cpu_instructions: int | None = None
+
+    @property
+    def memory_own_bytes(self) -> int | None:
+        """The peak without the pages of pytest's own that were copied; None where one of the two isn't known."""
+        if self.memory_peak_bytes is None or self.memory_inherited_bytes is None:
+            return None
+        return max(0, self.memory_peak_bytes - self.memory_inherited_bytes)
 
     def properties(self) -> list[tuple[str, float | int]]:
         """`user_properties` pairs, ``isolate.`` before each name; unknown figures left out."""

@@ -33,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_isolate.plugin import plan
 
         plan.register(config)
+    if found.budgets:
+        from pytest_isolate.plugin import budget_patterns
+
+        budget_patterns.register(config)
     if found.preload and not (found.no_isolate or config.option.collectonly):
         from pytest_isolate.plugin.preload import preload
 

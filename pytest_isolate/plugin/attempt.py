@@ -58,6 +58,7 @@ class Attempt:
 
     Attributes:
         teardown_began: pytest is in the item's teardown phase.
+        pid: of the test process; 0 before the fork.
         started: when it joined its sandbox, in seconds since the epoch; None before.
         forwarding: see above.
     """
@@ -85,6 +86,7 @@ class Attempt:
         self.stack = ""
         self.teardown_began = False
         self.started: float | None = None
+        self.pid = 0
         self._box = box
         self._outside = outside
         self._relays = relays
@@ -141,7 +143,8 @@ class Attempt:
             restore_signals(mask)
             return child
         os.close(theirs)
-        self._attach(pid, ours)
+        self.pid, self._process = pid, Forked(pid, ours)
+        self._has_terminal = outside.foreground
         self._started, self.started = time.perf_counter(), time.time()
         self._setup_seconds += self._started - begun
         self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
@@ -170,10 +173,6 @@ class Attempt:
             send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
         child.settle(hooks)
         return child
-
-    def _attach(self, pid: int, channel: int) -> None:
-        self._process = Forked(pid, channel)
-        self._has_terminal = self._outside.foreground
 
     # --- the phases ---
 

@@ -19,13 +19,17 @@ from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
     from pytest_isolate.plugin.baselines import Baselines
+    from pytest_isolate.plugin.budget_status import BudgetStatus
     from pytest_isolate.plugin.preload import Imports
     from pytest_isolate.report.record import Run
 
-__all__ = ["Collected", "add_note", "baselines_key", "collected_key", "register"]
+__all__ = ["BREACH", "Collected", "add_note", "baselines_key", "collected_key", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
+
+BREACH: Final = "isolate_budget"
+"""Attribute of a report that failed because of its test's budget."""
 
 collected_key: Final[pytest.StashKey[Collected]] = pytest.StashKey()
 """On ``config.stash`` of the process that reports, from `pytest_configure` on; absent in xdist's workers."""
@@ -58,11 +62,12 @@ class Collected:
     """
 
     def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
+        self._config = config
+        self._statuses: BudgetStatus | None = None
         self.plain = 0
         self.started = time.time()
         settings = config.stash[settings_key]
         self._preloaded = settings.preload
-        self._config = config
         self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
         self._notes = notes
         self._imports: Imports | None = None
@@ -74,16 +79,26 @@ class Collected:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # xdist names the worker; the same test on two of them (--dist=each) is two tests.
         key = str(getattr(report, "worker_id", "")), report.nodeid
+        if self._statuses is None and hasattr(report, BREACH):
+            self._show_budgets()
         outcome = _outcome(report, self._outcomes.pop(key, ""))
         if report.when != "teardown":
             self._outcomes[key] = outcome
         elif (data := getattr(report, "isolate", None)) is not None:
             # Kept as it is, which the report keeps as well: what a run holds makes every fork dearer.
             self._ended.append((data, report.location, outcome, key[0]))
+            if self._statuses is None and isinstance(data, dict) and "budget" in data:
+                self._show_budgets()
         else:
             self.plain += outcome != "rerun"
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
+
+    def _show_budgets(self) -> None:
+        from pytest_isolate.plugin.budget_status import BudgetStatus
+
+        self._statuses = BudgetStatus(self._config, self)
+        self._config.pluginmanager.register(self._statuses, "isolate-budgets")
 
     def _imported(self, imports: list[tuple[str, float]]) -> None:
         from pytest_isolate.plugin.preload import Imports

@@ -45,7 +45,7 @@ __all__ = ["Factory", "of_run"]
 
 SECTION: Final = "isolate: sandboxes of isolate_factory"
 _MOST_SHOWN: Final = 8
-_OF_TESTS: Final = ("timeout", "fixtures", "leak", "forward")
+_OF_TESTS: Final = ("timeout", "fixtures", "leak", "forward", "budget")
 """Keys that say how a test runs, not what a sandbox is."""
 
 
@@ -78,7 +78,7 @@ class Factory:
         Args:
             name: under which others find it; free again when the sandbox has ended. None: one that no other has.
             profile: a profile of the project's, whose keys rank below those given here.
-            spec: keys as in the marker, ``net="bridge"``; without those about how a test runs (timeout, fixtures, leak, forward).
+            spec: keys as in the marker, ``net="bridge"``; without those about how a test runs (timeout, fixtures, leak, forward, budget).
 
         Raises:
             SpecError: a key, value or combination that can't be meant, or a name that is taken; all other errors follow.

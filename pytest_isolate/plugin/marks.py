@@ -57,6 +57,8 @@ class Marks:
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> Generator[None, None, None]:
         """Markers as written before anything is deselected; then once more, for what other plugins added."""
         self._refuse_bad_files(session, items, "isolate markers", self._errors)
+        if self._settings.budgets and not self._settings.no_isolate:
+            self._warn_of_patterns(session)
         yield
         self._refuse_bad_files(session, items, "isolate markers", self._errors)
         self._refuse_bad_files(session, items, "pytest_isolate_spec", self._settle)
@@ -71,6 +73,18 @@ class Marks:
 
             self._resolver = Resolver(self._settings, self._rootdir)
         return self._resolver.ask(item)
+
+    def _judged(self, spec: Spec) -> Spec:
+        """Without a budget where the run judges none."""
+        if not spec.budget or self._settings.over != "off":
+            return spec
+        return spec.without(["budget"])
+
+    def _warn_of_patterns(self, session: pytest.Session) -> None:
+        from pytest_isolate.plugin.budget_patterns import warn_of
+
+        patterns = [pattern for pattern, _layer in self._settings.budgets]
+        warn_of(patterns if self._resolver is None else self._resolver.unused, session)
 
     def _errors(self, item: pytest.Item) -> Mapping[object, SpecError]:
         """What is wrong with an item's markers, and with them together with its fixtures."""
@@ -94,7 +108,7 @@ class Marks:
             error = _without_factory(item, spec, places)
             if errors := [*answer.errors, *([error] if error else ())]:
                 return {str(error): error for error in errors}
-        item.stash[spec_key] = _with_project(spec, item)
+        item.stash[spec_key] = _with_project(self._judged(spec), item)
         item.stash[place_key] = asked.place
         item.stash[places_key] = places
         return {}

@@ -14,10 +14,12 @@ import pytest
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
 __all__ = ["DEFAULT_TOP", "GITHUB", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["BUDGETS", "DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
 GITHUB: Final = ("auto", "on", "off")
 KEEP: Final = ("none", "failed", "all")
+BUDGETS: Final = ("fail", "warn", "off")
 DEFAULT_TOP: Final = 5
 
 
@@ -31,6 +33,7 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("--isolate-keep", "|".join(KEEP),
      "of which tests the files that they wrote are kept in a directory, for python -m pytest_isolate shell (default: none)"),
     ("--isolate-keep-to", "DIR", "where --isolate-keep puts them (default: isolate-keep in pytest's cache)"),
+    ("--isolate-budgets", "|".join(BUDGETS), "what becomes of a test that used more than its budget: it fails (default), or is only listed"),
     ("--isolate-json", "PATH", "write what the isolated tests used, and what came of them, to a JSON file"),
     ("--isolate-metrics", "PATH", "write what the isolated tests used to a file in the OpenMetrics format, for GitLab's metrics reports"),
     ("--isolate-github", "|".join(GITHUB),
@@ -57,6 +60,7 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_top", "int", "as --isolate-top"),
     ("isolate_keep", "string", "as --isolate-keep"),
     ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
+    ("isolate_budgets", "string", "as --isolate-budgets"),
     ("isolate_json", "string", "as --isolate-json; a relative path starts at the ini file's directory"),
     ("isolate_metrics", "string", "as --isolate-metrics; a relative path starts at the ini file's directory"),
     ("isolate_github", "string", "as --isolate-github"),

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_isolate.model.errors import IsolateError
+from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.keys import KEYS
 from pytest_isolate.model.spec import IoLimit, Spec
 from pytest_isolate.model.units import format_duration, format_size
@@ -69,16 +70,18 @@ class _Planner:
             return
         yield f"asked for by {item.stash[place_key]}"
         places = item.stash[places_key]
-        rows = [(key, show(key, getattr(spec, key)), places.get(key, "default")) for key in KEYS]
+        rows = [(key, show(key, getattr(spec, key)), places.get(key, "default")) for key in KEYS if key != "budget"]
         rows = [row for row in rows if row[0] in places or row[1]]
-        wide = max(len(value) for _, value, _ in rows)
-        yield f"{'namespaces':10} {_namespaces(spec)}"
+        for figure, limit in spec.budget:
+            rows.append((f"budget.{figure}", FIGURES[figure].show(limit), places.get(f"budget.{figure}", "default")))
+        first, wide = (max(len(row[column]) for row in (("namespaces", "", ""), *rows)) for column in (0, 1))
+        yield f"{'namespaces':{first}} {_namespaces(spec)}"
         for key, value, place in rows:
-            yield f"{key:10} {value:{wide}}  {place}"
+            yield f"{key:{first}} {value:{wide}}  {place}"
         mounts = tuple(self._mounts(spec))
         same = self._shown.setdefault(mounts, item.nodeid)
         if same != item.nodeid:
-            yield f"{'mounts':10} as {same}"
+            yield f"{'mounts':{first}} as {same}"
             return
         yield "mounts"
         yield from (f"  {line}" for line in mounts)

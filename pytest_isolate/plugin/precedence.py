@@ -1,4 +1,4 @@
-"""What one test asked for: its markers closest first, then command line and ini.
+"""What one test asked for: its markers closest first, then command line, budgets by pattern, and ini.
 
 pytest's `get_closest_marker` has another order: a function's decorators before the parameter's marks, a base
 class before the class derived from it. So the marks of each node are put into order here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -21,6 +21,9 @@ from pytest_isolate.model.spec import Spec, absent
 from pytest_isolate.model.units import shown
 from pytest_isolate.plugin.profiles import unknown_profile
 from pytest_isolate.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.budget_patterns import Patterns
 
 __all__ = ["MARKER", "Asked", "Resolver", "Source", "sources"]
 
@@ -83,15 +86,28 @@ class Resolver:
         self._rootdir = rootdir
         self._markers: dict[object, _Marker] = {}
         self._asked: dict[object, Asked] = {}
+        self._patterns: Patterns | None = None
+        if settings.budgets:
+            from pytest_isolate.plugin.budget_patterns import Patterns
+
+            self._patterns = Patterns(settings.budgets, rootdir)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Patterns of budgets that have matched no isolated test yet."""
+        return tuple(self._patterns.unused) if self._patterns is not None else ()
 
     def ask(self, item: pytest.Item) -> Asked:
         found = list(sources(item))
-        key = tuple(source.key for source in found)
+        matching = self._patterns.of(item) if self._patterns is not None else frozenset()
+        key = tuple(source.key for source in found), matching
         if key not in self._asked:
-            self._asked[key] = self._ask(found)
+            self._asked[key] = self._ask(found, self._patterns.layers(matching) if self._patterns is not None else [])
+            if self._patterns is not None and self._asked[key].spec is not None:
+                self._patterns.use(matching)
         return self._asked[key]
 
-    def _ask(self, found: list[Source]) -> Asked:
+    def _ask(self, found: list[Source], by_pattern: list[Layer]) -> Asked:
         markers = [self._read(source) for source in found]
         errors: dict[object, SpecError] = {
             (*source.key, error.key, error.problem): error
@@ -102,7 +118,9 @@ class Resolver:
         wanted = enabled if enabled is not None else bool(found) or self._settings.isolate_all
         if not wanted:
             return Asked(None, "", {}, errors)
-        merged = merge([*(layer for marker in markers for layer in marker.layers), *self._settings.layers])
+        own = (layer for marker in markers for layer in marker.layers)
+        layers, nearer = self._settings.layers, self._settings.nearer
+        merged = merge([*own, *layers[:nearer], *by_pattern, *layers[nearer:]])
         unusable = (*(absent(merged.spec) if merged.spec.rootfs else ()), *outside(merged.spec.inputs, self._rootdir))
         misplaced = [error.at(merged.places.get(error.key, "")) for error in unusable]
         errors |= {str(error): error for error in (*merged.errors, *misplaced)}

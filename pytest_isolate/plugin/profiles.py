@@ -1,4 +1,5 @@
-"""Profiles: named specs, in ``[tool.pytest-isolate.profiles.NAME]`` of the rootdir's ``pyproject.toml``.
+"""Profiles: named specs, in ``[tool.pytest-isolate.profiles.NAME]`` of the rootdir's ``pyproject.toml``; and who reads the other
+table that is there, ``budgets``.
 
 pytest hands plugins the values of its own table alone, so the file is read here. This module is imported only
 where the file mentions us, because tomllib costs 2 ms in projects that configure pytest elsewhere.
@@ -37,30 +38,43 @@ def document(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load(rootdir: Path) -> tuple[dict[str, Layer], list[str]]:
-    """Profiles by name, and what is wrong with them, as sentences."""
+Budgets = tuple[tuple[str, Layer], ...]
+
+
+def load(rootdir: Path) -> tuple[dict[str, Layer], Budgets, list[str]]:
+    """Profiles by name, budgets by pattern, and what is wrong with them, as sentences."""
     path = rootdir / FILE
     try:
         ours = _tool(document(path)).get(_TABLE, {})
     except ValueError as error:
-        return {}, [str(error)]
+        return {}, (), [str(error)]
     if not ours:
-        return {}, []
+        return {}, (), []
     if not isinstance(ours, Mapping):
-        return {}, [f"{FILE}: [tool.{_TABLE}] is not a table"]
+        return {}, (), [f"{FILE}: [tool.{_TABLE}] is not a table"]
     errors = [
-        f"{FILE}: [tool.{_TABLE}] has no key {shown(name)}; accepted: tables [tool.{_TABLE}.profiles.NAME]"
+        f"{FILE}: [tool.{_TABLE}] has no key {shown(name)}; accepted: tables [tool.{_TABLE}.profiles.NAME], and [tool.{_TABLE}.budgets]"
         for name in ours
-        if name != "profiles"
+        if name not in ("profiles", "budgets")
     ]
+    budgets: Budgets = ()
+    if "budgets" in ours:
+        from pytest_isolate.plugin import budget_patterns
+
+        budgets, problems = budget_patterns.load(ours["budgets"])
+        errors += problems
     profiles = ours.get("profiles", {})
     if not isinstance(profiles, Mapping):
-        return {}, [*errors, f"{FILE}: [tool.{_TABLE}.profiles] is not a table; accepted: tables [tool.{_TABLE}.profiles.NAME]"]
+        return (
+            {},
+            budgets,
+            [*errors, f"{FILE}: [tool.{_TABLE}.profiles] is not a table; accepted: tables [tool.{_TABLE}.profiles.NAME]"],
+        )
     found: dict[str, Layer] = {}
     for name, values in profiles.items():
         found[name], problems = _profile(name, values, str(rootdir))
         errors += problems
-    return found, errors
+    return found, budgets, errors
 
 
 def _tool(document: Mapping[str, Any]) -> Mapping[str, Any]:

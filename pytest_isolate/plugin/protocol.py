@@ -26,7 +26,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import chosen, private, reports, wide
 from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
-from pytest_isolate.plugin.collected import add_note
+from pytest_isolate.plugin.collected import BREACH, add_note
 from pytest_isolate.plugin.fixtures import protocol_key
 from pytest_isolate.plugin.forwarding import forwards
 from pytest_isolate.plugin.likeness import error_like
@@ -35,13 +35,15 @@ from pytest_isolate.plugin.measured import Measured, current
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
+from pytest_isolate.plugin.reports import Given
 from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.plugin.supply import Supply
+from pytest_isolate.plugin.supply import Obtained, Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
 
 if TYPE_CHECKING:
+    from pytest_isolate.plugin.budgeting import Budgeted
     from pytest_isolate.plugin.repeating import Repeat
 
 __all__ = ["Protocol", "register"]
@@ -72,6 +74,7 @@ class Protocol:
         self._measured: Measured | None = None
         self._threads = threads
         self._recorded: list[Any] | None = None
+        self._budget: Budgeted | None = None
         self._weakened: tuple[str, ...] = ()
         self._failed = False
         self._saved: dict[str, Any] = {}
@@ -163,6 +166,7 @@ class Protocol:
         __tracebackhide__ = True
         if spec.fixtures == "shared":
             wide.set_up(item)
+        self._failed = False  # of the attempt before, where this is another one
         begun = time.perf_counter()
         try:
             obtained = self.supply.obtain(chosen.by_fixtures(item, spec), item.nodeid)
@@ -187,13 +191,20 @@ class Protocol:
             item.addfinalizer(partial(_tell_usage, attempt))
         # Added last, so run first: before class fixtures that a function without a class keeps on its item.
         item.addfinalizer(attempt.tear_down)
+        budget = self._budget = self._budgeted(item, obtained) if obtained.spec.budget else None
         try:
+            if budget is not None:
+                budget.fork()
             child = attempt.fork(self)
         except (SetupError, SandboxGone) as error:
             reports.fail_at(item, str(error))
         if child is None:
+            if budget is not None:
+                budget.joined()
             self.supply.proceed()
             attempt.wait()
+            if budget is not None:
+                budget.stop()
             return
         self.child = child
         self._unpatch(item)
@@ -203,7 +214,18 @@ class Protocol:
         """In place of `item.runtest`."""
         __tracebackhide__ = True
         if self.attempt is not None:
+            if self._budget is None:
+                self.attempt.call()
+                return
+            self._budget.go_on()
             self.attempt.call()
+            self._budget.called(self.attempt.pid)
+
+    def _budgeted(self, item: pytest.Item, obtained: Obtained) -> Budgeted:
+        from pytest_isolate.plugin.budgeting import Budgeted
+
+        fails = self._config.stash[settings_key].over == "fail"
+        return Budgeted(item, obtained.spec, obtained.box, fails=fails)
 
     def _shared(self) -> Outside:
         active = current()
@@ -237,6 +259,8 @@ class Protocol:
             self.child.enter()
         elif self.attempt is not None:
             self.attempt.teardown_began = True
+            if self._budget is not None:
+                self._budget.go_on()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Steps:
@@ -258,7 +282,10 @@ class Protocol:
         raised = call.excinfo
         last = call.when == "teardown"
         added = last and reports.join_captured(attempt.item, call.when)
-        if given is not None and raised is None:
+        breach = self._breach(attempt, call, given) if self._budget is not None else None
+        if breach is not None:
+            call.excinfo = breach
+        elif given is not None and raised is None:
             self.observed = _copied(given.report)
             if given.error is not None:
                 call.excinfo = error_like(given.error)
@@ -268,37 +295,56 @@ class Protocol:
             self.observed = None
             call.excinfo = raised
         if given is not None:
-            report = reports.one(given.report, report if raised is not None else None)
+            report = reports.one(given.report, report if raised is not None or breach is not None else None)
             report.start, report.stop, report.duration = call.start, call.stop, call.duration
+        if breach is not None and report.failed:
+            vars(report)[BREACH] = True
         if added:
             reports.set_captured(attempt.item, report)
         if report.failed:
             self._failed = True
             if self._repeat is not None:
                 self._repeat.note(report)
-            report.sections += attempt.sections(report.longreprtext)
-            forwarded = attempt.forwarding.reached() if attempt.forwarding is not None else ()
-            if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
-                report.sections.append(held)
+            self._add_sections(attempt, report)
         if last:
             self._record(attempt, report)
         return report
+
+    def _add_sections(self, attempt: Attempt, report: pytest.TestReport) -> None:
+        """What a failing report says beside its failure."""
+        report.sections += attempt.sections(report.longreprtext)
+        if self._budget is not None:
+            report.sections += self._budget.section(alive=attempt.verdict is None)
+        forwarded = attempt.forwarding.reached() if attempt.forwarding is not None else ()
+        if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
+            report.sections.append(held)
+
+    def _breach(self, attempt: Attempt, call: pytest.CallInfo[None], given: Given | None) -> Any:
+        """What a phase that raised nothing in this process comes to because of the test's budget."""
+        assert self._budget is not None
+        if call.when == "teardown" and attempt.verdict is not None:
+            attempt.usage = self._budget.ended(attempt.usage)
+        if call.excinfo is not None or self._failed:
+            return None
+        return self._budget.breach(call.when, given.report if given is not None else None)
 
     def _record(self, attempt: Attempt, report: pytest.TestReport) -> None:
         """The figures, on the last report: JUnit XML, reportlog and xdist carry them."""
         if attempt.verdict is None:
             return
         report.user_properties += [pair for pair in attempt.item.user_properties if pair not in report.user_properties]
+        budget = self._budget
         report.user_properties += attempt.usage.properties()
         record = TestRecord(
             attempt.item.nodeid,
             attempt.usage,
             attempt.spec,
-            attempt.verdict.problems(failed=self._failed),
+            attempt.verdict.problems(failed=self._failed) + (budget.problems(failed=self._failed) if budget is not None else ()),
             self._weakened,
             contacts=attempt.network.contacts,
             started=attempt.started,
             repetitions=(*self._repeat.usages, attempt.usage) if self._repeat is not None else (),
+            budget=budget.judged if budget is not None else (),
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:

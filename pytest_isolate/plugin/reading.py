@@ -16,7 +16,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, GITHUB, INI, KEEP, MISSING, everywhere
+from pytest_isolate.plugin.options import BUDGETS, DEFAULT_TOP, GITHUB, INI, KEEP, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def read(config: pytest.Config) -> Settings:
 class Reader:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.profiles, self.errors = profiles.load(config.rootpath)
+        self.profiles, self.budgets, self.errors = profiles.load(config.rootpath)
+        self.nearer = 0
         self.file = config.inipath.name if config.inipath else _COMMAND_LINE
         self.overridden = {text.partition("=")[0] for text in config.getoption("override_ini", None) or ()}
 
@@ -76,6 +77,9 @@ class Reader:
             instructions=self.instructions(asked),
             layers=self.layers(),
             profiles=self.profiles,
+            nearer=self.nearer,
+            budgets=self.budgets,
+            over=self.choice("isolate_budgets", BUDGETS),
         )
 
     def ini(self, name: str) -> Any:
@@ -98,6 +102,7 @@ class Reader:
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
             "isolate_keep": ", ".join(KEEP),
+            "isolate_budgets": ", ".join(BUDGETS),
             "isolate_github": ", ".join(GITHUB),
         }
         return {**forms, **others}.get(name, "text")
@@ -231,6 +236,9 @@ class Reader:
         found = [
             *self.read(options, str(self.config.invocation_params.dir), "--isolate-", lambda _name: _COMMAND_LINE),
             *self.profile(self.config.getoption("isolate_profile"), _COMMAND_LINE, "--isolate-profile"),
+        ]
+        self.nearer = len(found)
+        found += [
             *self.read(lines, str(self.base()), "isolate_", lambda name: self.place(f"isolate_{name}")),
             *self.profile(self.ini("isolate_profile"), self.place("isolate_profile"), "isolate_profile"),
         ]

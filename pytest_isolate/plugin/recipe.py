@@ -27,7 +27,7 @@ Step = str | Sequence[str]
 _KNOWN: Final[dict[str, Recipe]] = {}
 """By what their `Source` calls them: recipes are declared by modules, as functions are, and a spec crosses processes as text."""
 
-_OF_TESTS: Final = frozenset({"rootfs", "timeout", "fixtures", "leak", "forward", "publish", "upper", "inputs"})
+_OF_TESTS: Final = frozenset({"rootfs", "timeout", "fixtures", "leak", "forward", "publish", "upper", "inputs", "budget"})
 
 
 class Recipe:

@@ -41,6 +41,9 @@ class Settings(NamedTuple):
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
+        nearer: how many of `layers` rank above `budgets`: the command line's.
+        budgets: patterns of tests with the limits that they give, as the file has them.
+        over: what becomes of a test that used more than its budget.
         json: where the run's document is written; empty: nowhere.
         metrics: where its figures are written as OpenMetrics; empty: nowhere.
         github: whether GitHub Actions is told: ``auto``: in its steps.
@@ -63,6 +66,9 @@ class Settings(NamedTuple):
     all_place: str = ""
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
+    nearer: int = 0
+    budgets: tuple[tuple[str, Layer], ...] = ()
+    over: Literal["fail", "warn", "off"] = "fail"
     json: str = ""
     metrics: str = ""
     github: Literal["auto", "on", "off"] = "auto"

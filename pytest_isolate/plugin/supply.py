@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +29,7 @@ from pytest_isolate.sandbox.roots import FindCode, Roots
 if TYPE_CHECKING:
     from pytest_isolate.images.image import Progress
     from pytest_isolate.plugin.layering import Layering
+    from pytest_isolate.plugin.measurable import Measurable
     from pytest_isolate.sandbox import Sandbox
 
 __all__ = ["Obtained", "Supply"]
@@ -172,6 +173,8 @@ class Supply:
         while True:
             try:
                 box = self._acquire(spec, name)
+                if spec.budget:
+                    self._check_budget(spec, box)
                 for note in self._pool.notes:
                     add_note(self._config, note)
                 return Obtained(box, spec, tuple(weakened))
@@ -181,6 +184,23 @@ class Supply:
                     raise
                 weakened.append(error.message)
                 spec = weaker
+
+    def _check_budget(self, spec: Spec, box: Sandbox) -> None:
+        try:
+            self._measurable.check(spec, box)
+        except MissingCapability:
+            box.release()
+            raise
+
+    @cached_property
+    def _measurable(self) -> Measurable:
+        from pytest_isolate.plugin.measurable import Measurable
+
+        def missing() -> Mapping[str, tuple[str, str]]:
+            facts = self._pool.facts()
+            return {name: (why, facts.remedies.get(name, "")) for name, why in facts.missing.items()}
+
+        return Measurable(missing)
 
     def _acquire(self, spec: Spec, name: str | None) -> Sandbox:
         pool = self._pool

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_isolate.model.budget import Judged
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts, Usage
 
@@ -63,6 +64,7 @@ class TestRecord:
         worker: xdist's name of the process that ran it; empty without xdist.
         location: the test's file relative to the rootdir, and its line, counted from 1 (0: unknown); None where pytest names none.
         repetitions: of a test that is repeated what each run that passed used, `usage` the last of them; else empty.
+        budget: its limits, each judged.
     """
 
     __test__ = False  # pytest would collect a class of this name where a test module imports it
@@ -79,6 +81,7 @@ class TestRecord:
     worker: str = ""
     location: tuple[str, int] | None = None
     repetitions: tuple[Usage, ...] = ()
+    budget: tuple[Judged, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,6 +97,7 @@ class TestRecord:
             **({"worker": self.worker} if self.worker else {}),
             **({"file": self.location[0], "line": self.location[1]} if self.location is not None else {}),
             **({"repetitions": [usage.to_json() for usage in self.repetitions]} if self.repetitions else {}),
+            **({"budget": [judged.to_json() for judged in self.budget]} if self.budget else {}),
         }
 
     @classmethod
@@ -115,6 +119,7 @@ class TestRecord:
                 worker=str(data.get("worker", "")),
                 location=(str(data["file"]), int(data["line"])) if "file" in data else None,
                 repetitions=tuple(Usage.from_json(usage) for usage in data.get("repetitions", ())),
+                budget=tuple(Judged.from_json(judged) for judged in data.get("budget", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
             return None

@@ -118,6 +118,7 @@ class Builder:
             "cgroup": hierarchy.layout,
             "namespaces": list(NAMES),
             "missing": {name: error.why for name, error in hierarchy.lacking.items()},
+            "remedies": {name: error.hint for name, error in hierarchy.lacking.items()},
         }
         remains = {"workspace": self._workspace.path, "cgroups": hierarchy.run_directories}
         self._channel.send({"hello": facts, "disk_path": root.disk_path, "remains": remains})

@@ -39,6 +39,7 @@ class Facts:
         cgroup: ``v1``, ``hybrid``, ``v2`` or ``none``.
         namespaces: the kinds that every sandbox has of its own.
         missing: why not, by capability name.
+        remedies: what helps, by the same names.
         disk_path: a path inside a sandbox that lies on its writable layer.
     """
 
@@ -47,6 +48,7 @@ class Facts:
     cgroup: str
     namespaces: tuple[str, ...]
     missing: dict[str, str]
+    remedies: dict[str, str]
     disk_path: str = "/"
 
 
@@ -117,6 +119,7 @@ class BuilderProcess:
                 cgroup=hello["cgroup"],
                 namespaces=tuple(hello["namespaces"]),
                 missing=hello["missing"],
+                remedies=hello["remedies"],
                 disk_path=message["disk_path"],
             )
             self._cgroups = message["remains"]["cgroups"]

@@ -16,7 +16,7 @@ DISTRIBUTED = pytest.mark.parametrize("args", [(), ("-p", "xdist", "-n", "2")], 
 
 
 TYPED = {
-    "cpu": ("20%", 0.2), "memory": ("64MiB", 64 << 20), "swap": ("0", 0), "pids": ("9", 9), "disk": ("1MiB", 1 << 20),
+    "budget": ("cpu=1s,pids=3", {"cpu": 1.0, "pids": 3}), "cpu": ("20%", 0.2), "memory": ("64MiB", 64 << 20), "swap": ("0", 0), "pids": ("9", 9), "disk": ("1MiB", 1 << 20),
     "io": ("read=1MB/s,path=data", {"read": 1_000_000, "write": None, "path": "{base}/data"}), "net": ("bridge,network=db", {"mode": "bridge", "network": "db"}),
     "bandwidth": ("10mbit", {"rx": 10_000_000, "tx": 10_000_000, "delay": None, "jitter": None, "loss": None}), "forward": ("none", "none"), "timeout": ("5s", 5.0),
     "hostname": ("box", "box"), "user": ("root", "root"), "fixtures": ("inside", "inside"), "leak": ("fail", "fail"),

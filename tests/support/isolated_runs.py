@@ -140,7 +140,7 @@ def _kept(directory: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _run_as_user(directory: Path, *args: str, keep: Sequence[str]) -> Run:
-    files = {path.name: path.read_text() for path in directory.iterdir() if path.suffix in (".py", ".ini")}
+    files = {path.name: path.read_text() for path in directory.iterdir() if path.suffix in (".py", ".ini", ".toml")}
     env = {name: os.environ[name] for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "COLUMNS")}
     with user_directory(files) as place, delegated_cgroup() as group:
         begun = time.monotonic()

@@ -15,6 +15,7 @@ from pytest_isolate.model.spec import IoLimit, Spec, contradictions
 FULL = Spec(
     cpu=0.2, memory=64 << 20, swap=0, pids=9, disk=1 << 20, io=IoLimit(1, None, "/d"), net=Net("bridge", network="n", aliases=("a",)), publish=(Publish(80),), bandwidth=Bandwidth(rx=8000), forward="none", timeout=5.0, rootfs=(Source("oci", "/i", "t"),), upper="disk", stack=Stack(("/l",), False, ImageConfig((("A", "1"),), "u"), ("n",)), code=Code(("/t",), ("/p",), "/r"), writable=("/w",),
     hide=("/h",), env=(("A", "1"), ("B", None)), hostname="box", user=1000, fixtures="inside", leak="fail",
+    budget=(("cpu", 1.0), ("pids", 3)),
 )  # fmt: skip
 
 
@@ -35,7 +36,9 @@ def test_json_of_a_later_version_with_more_keys_is_read() -> None:
 def test_specs_that_differ_in_what_the_test_process_does_share_a_sandbox() -> None:
     assert (
         FULL.sandbox()
-        == Spec.from_json({**FULL.to_json(), "timeout": 9.0, "env": [], "fixtures": "shared", "leak": "report"}).sandbox()
+        == Spec.from_json(
+            {**FULL.to_json(), "timeout": 9.0, "env": [], "fixtures": "shared", "leak": "report", "budget": {"cpu": 2.0}}
+        ).sandbox()
     )
     assert FULL.sandbox() != Spec().sandbox()
 
