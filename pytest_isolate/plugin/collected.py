@@ -17,12 +17,14 @@ from pytest_isolate.plugin.settings import settings_key
 
 if TYPE_CHECKING:
     from pytest_isolate.plugin.preload import Imports
+    from pytest_isolate.plugin.status import Workers
     from pytest_isolate.report.record import Run
 
 __all__ = ["Collected", "add_note", "collected_key", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
+_WORKER: Final = "isolate_answers"  # status.WORKER, which isn't loaded in every run
 
 collected_key: Final[pytest.StashKey[Collected]] = pytest.StashKey()
 """On ``config.stash`` of the process that reports, from `pytest_configure` on; absent in xdist's workers."""
@@ -57,6 +59,8 @@ class Collected:
         self._preloaded = config.stash[settings_key].preload
         self._notes = notes
         self._imports: Imports | None = None
+        self._config = config
+        self._workers: Workers | None = None
         self._outcomes: dict[tuple[str, str], str] = {}
         self._ended: list[tuple[Any, str, str]] = []
         self._run: Run | None = None
@@ -73,8 +77,17 @@ class Collected:
             self._ended.append((data, outcome, key[0]))
         else:
             self.plain += outcome != "rerun"
+        if (pid := vars(report).pop(_WORKER, None)) is not None:
+            self._answering(pid)
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
+
+    def _answering(self, pid: int) -> None:
+        from pytest_isolate.plugin.status import Workers
+
+        if self._workers is None:
+            self._workers = Workers(self._config)
+        self._workers.add(pid)
 
     def _imported(self, imports: list[tuple[str, float]]) -> None:
         from pytest_isolate.plugin.preload import Imports

@@ -13,10 +13,11 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "KEEP", "LIVE", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
 KEEP: Final = ("none", "failed", "all")
+LIVE: Final = ("auto", "off")
 DEFAULT_TOP: Final = 5
 
 
@@ -31,6 +32,9 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
      "of which tests the files that they wrote are kept in a directory, for python -m pytest_isolate shell (default: none)"),
     ("--isolate-keep-to", "DIR", "where --isolate-keep puts them (default: isolate-keep in pytest's cache)"),
     ("--isolate-json", "PATH", "write what the isolated tests used, and what came of them, to a JSON file"),
+    ("--isolate-sample", "INTERVAL", "record memory and CPU over the time of each isolated test, in its record: 100ms (default: off)"),
+    ("--isolate-live", "|".join(LIVE),
+     "on a terminal, show what a test uses while it runs; on SIGUSR1, print it (default), or do neither"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
      "how bridge networks reach the outside: the best way that works (default), or this one"),
@@ -48,6 +52,8 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_keep", "string", "as --isolate-keep"),
     ("isolate_keep_to", "string", "as --isolate-keep-to; a relative path starts at the ini file's directory"),
     ("isolate_json", "string", "as --isolate-json; a relative path starts at the ini file's directory"),
+    ("isolate_sample", "string", "as --isolate-sample"),
+    ("isolate_live", "string", "as --isolate-live"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_store", "string", "as --isolate-store, relative to the ini file"),

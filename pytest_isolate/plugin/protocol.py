@@ -11,6 +11,7 @@ pytest.exit and the teardown of wide fixtures.
 from __future__ import annotations
 
 import copy
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -35,6 +36,8 @@ from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.preload import ATTRIBUTE
 from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.servers import servers
+from pytest_isolate.plugin.status import WORKER, status_key
+from pytest_isolate.plugin.status import register as answer
 from pytest_isolate.plugin.supply import Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
@@ -72,6 +75,7 @@ class Protocol:
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
+        self._answers = hasattr(config, "workerinput") and status_key in config.stash  # and the controller doesn't know yet
 
     @property
     def within_reach(self) -> set[int]:
@@ -264,6 +268,9 @@ class Protocol:
                 report.sections.append(held)
         if last:
             self._record(attempt, report)
+        if self._answers:
+            setattr(report, WORKER, os.getpid())
+            self._answers = False
         return report
 
     def _record(self, attempt: Attempt, report: pytest.TestReport) -> None:
@@ -279,6 +286,7 @@ class Protocol:
             self._weakened,
             contacts=attempt.network.contacts,
             started=attempt.started,
+            samples=attempt.samples,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:
@@ -315,6 +323,12 @@ def _copied(report: pytest.TestReport) -> pytest.TestReport:
     return made
 
 
+def _status_text(config: pytest.Config) -> str:
+    from pytest_isolate.plugin.running import status_text  # in few runs
+
+    return status_text(config)
+
+
 def register(config: pytest.Config, supply: Supply, *, threads: int) -> None:
     """To be called once, before the first test, when it is known that there will be an isolated one.
 
@@ -322,6 +336,7 @@ def register(config: pytest.Config, supply: Supply, *, threads: int) -> None:
         supply: of sandboxes, its builder started.
         threads: how many threads are pytest's own.
     """
+    answer(config, partial(_status_text, config))
     witness = Witness()
     protocol = config.stash[protocol_key] = Protocol(config, supply, witness, threads=threads)
     config.pluginmanager.register(witness, "isolate-witness")

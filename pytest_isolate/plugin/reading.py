@@ -15,7 +15,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import DEFAULT_TOP, INI, KEEP, MISSING, everywhere
+from pytest_isolate.plugin.options import DEFAULT_TOP, INI, KEEP, LIVE, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 __all__ = ["read"]
@@ -62,6 +62,8 @@ class _Reader:
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
+            sample=self.sample(),
+            live=self.choice("isolate_live", LIVE),
             json=self.output("isolate_json"),
             layers=self.layers(),
             profiles=self.profiles,
@@ -85,6 +87,7 @@ class _Reader:
             "isolate_missing": ", ".join(MISSING),
             "isolate_uplink": ", ".join(UPLINKS),
             "isolate_keep": ", ".join(KEEP),
+            "isolate_live": ", ".join(LIVE),
         }
         return {**forms, **others}.get(name, "text")
 
@@ -114,6 +117,23 @@ class _Reader:
             return int(text)
         self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
         return DEFAULT_TOP
+
+    def sample(self) -> float:
+        """Seconds; 0 where nothing is to be sampled."""
+        value, place, typed = self.either("isolate_sample")
+        if value is None:
+            return 0.0
+        from pytest_isolate.model.samples import LEAST_INTERVAL
+        from pytest_isolate.model.units import parse_duration
+
+        try:
+            if (seconds := parse_duration(value)) >= LEAST_INTERVAL:
+                return seconds
+            problem = f"{value!r} is shorter than the builder can keep up with"
+        except ValueError:
+            problem = f"{value!r} is not an interval"
+        self.errors.append(f"{place}: {typed}: {problem}; accepted: an interval of 10ms or more, as in 100ms, 1s")
+        return 0.0
 
     def keep_to(self, keep: str) -> str:
         """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""

@@ -40,6 +40,8 @@ class Settings(NamedTuple):
         all_place: where isolation of every test was asked for; empty unless `isolate_all`.
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
+        sample: seconds between two samples of an isolated test; 0: none are taken.
+        live: whether what runs is shown while it runs, and on SIGUSR1.
         json: where the run's document is written; empty: nowhere.
     """
 
@@ -57,6 +59,8 @@ class Settings(NamedTuple):
     all_place: str = ""
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
+    sample: float = 0.0
+    live: Literal["auto", "off"] = "auto"
     json: str = ""
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytest_isolate.model.samples import Samples
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts, Usage
 
@@ -59,6 +60,7 @@ class TestRecord:
             equal ones are shown once.
         contacts: remote addresses that it turned to; None where its network mode tells of none.
         started: when it joined its sandbox, in seconds since the epoch; None where it never did.
+        samples: what it had over its time; None where it wasn't sampled.
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
     """
@@ -73,6 +75,7 @@ class TestRecord:
     notes: tuple[str, ...] = ()
     contacts: Contacts | None = None
     started: float | None = None
+    samples: Samples | None = None
     outcome: str = ""
     worker: str = ""
 
@@ -86,6 +89,7 @@ class TestRecord:
             "notes": list(self.notes),
             **({"contacts": _plain(self.contacts.to_json())} if self.contacts is not None else {}),
             **({"started": self.started} if self.started is not None else {}),
+            **({"samples": self.samples.to_json()} if self.samples is not None else {}),
             **({"outcome": self.outcome} if self.outcome else {}),
             **({"worker": self.worker} if self.worker else {}),
         }
@@ -105,6 +109,7 @@ class TestRecord:
                 notes=tuple(str(text) for text in data.get("notes", ())),
                 contacts=Contacts.from_json(data["contacts"]) if "contacts" in data else None,
                 started=data.get("started"),
+                samples=Samples.from_json(data["samples"]) if "samples" in data else None,
                 outcome=str(data.get("outcome", "")),
                 worker=str(data.get("worker", "")),
             )
