@@ -14,7 +14,7 @@ from pytest_isolate.kernel.block import file_system, whole_disk
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.spec import Spec
 
-__all__ = ["Caps", "Group", "GroupEvents", "Hierarchy", "IoCap", "OomVictim"]
+__all__ = ["Caps", "Group", "GroupEvents", "Hierarchy", "IoCap", "Moment", "OomVictim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,21 @@ class GroupEvents:
 
     oom_kills: int | None = None
     pids_cap_hits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a group has at one moment, few enough figures to be read again and again; None: this machine doesn't say.
+
+    Attributes:
+        memory_bytes: what is charged now.
+        cpu_seconds, cpu_throttled_seconds, oom_kills: so far, as in `Usage`.
+    """
+
+    memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    cpu_throttled_seconds: float | None = None
+    oom_kills: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

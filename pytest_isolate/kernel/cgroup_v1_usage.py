@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pytest_isolate.kernel.block import is_stacked
 from pytest_isolate.kernel.cgroup_files import entry, number, text
-from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
+from pytest_isolate.kernel.cgroup_types import Group, GroupEvents, Moment
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["anonymous_memory", "count_tasks", "read_events", "read_usage"]
+__all__ = ["anonymous_memory", "count_tasks", "read_events", "read_moment", "read_usage"]
 
 
 def read_usage(group: Group) -> Usage:
@@ -46,6 +46,18 @@ def count_tasks(group: Group) -> int | None:
 def anonymous_memory(group: Group) -> int | None:
     """Bytes of anonymous pages charged at this moment, the group's descendants' included; None where memory isn't on v1."""
     return entry(group.file("memory", "memory.stat"), "total_rss")
+
+
+def read_moment(group: Group) -> Moment:
+    """What `group` has now: four files."""
+    cpu = number(group.file("cpuacct", "cpuacct.usage"))
+    throttled = entry(group.file("cpu", "cpu.stat"), "throttled_time")
+    return Moment(
+        memory_bytes=number(group.file("memory", "memory.usage_in_bytes")),
+        cpu_seconds=None if cpu is None else cpu / 1e9,
+        cpu_throttled_seconds=None if throttled is None else throttled / 1e9,
+        oom_kills=entry(group.file("memory", "memory.oom_control"), "oom_kill"),
+    )
 
 
 def _cpu_times(group: Group) -> tuple[float | None, float | None, float | None]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pytest_isolate.kernel.block import is_stacked
 from pytest_isolate.kernel.cgroup_files import entry, number, text
-from pytest_isolate.kernel.cgroup_types import Group, GroupEvents
+from pytest_isolate.kernel.cgroup_types import Group, GroupEvents, Moment
 from pytest_isolate.model.usage import Usage
 
-__all__ = ["anonymous_memory", "count_tasks", "memory_now", "read_events", "read_usage"]
+__all__ = ["anonymous_memory", "count_tasks", "memory_now", "read_events", "read_moment", "read_usage"]
 
 
 def read_usage(group: Group) -> Usage:
@@ -44,6 +44,17 @@ def memory_now(group: Group) -> int | None:
 def anonymous_memory(group: Group) -> int | None:
     """Bytes of anonymous pages charged at this moment; None where memory isn't on v2."""
     return entry(group.v2_file("memory.stat"), "anon")
+
+
+def read_moment(group: Group) -> Moment:
+    """What `group` has now: three files."""
+    cpu = _table(group.v2_file("cpu.stat"))
+    return Moment(
+        memory_bytes=memory_now(group),
+        cpu_seconds=_seconds(cpu.get("usage_usec")),
+        cpu_throttled_seconds=_seconds(cpu.get("throttled_usec")),
+        oom_kills=entry(group.v2_file("memory.events"), "oom_kill"),
+    )
 
 
 def count_tasks(group: Group) -> int | None:

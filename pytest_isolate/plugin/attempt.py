@@ -17,22 +17,24 @@ from typing import Any, Final, Literal, NoReturn
 import pytest
 
 from pytest_isolate.kernel.signals import block_signals, restore_signals
-from pytest_isolate.model.errors import error_from_json
+from pytest_isolate.model.samples import Samples
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import ProcessInfo, Usage
 from pytest_isolate.plugin import private, reports
-from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, take_terminal
+from pytest_isolate.plugin.child import EXIT_UNREPORTED, Child, become, take_terminal
 from pytest_isolate.plugin.contacts import ContactList
 from pytest_isolate.plugin.errands import Errands
 from pytest_isolate.plugin.forked import Forked, TimedOut
 from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.relay import Relay
-from pytest_isolate.plugin.reports import Given, fail_at, raise_at
+from pytest_isolate.plugin.reports import Given, fail_at
+from pytest_isolate.plugin.sampling import Sampling
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
-from pytest_isolate.plugin.wire import Frame, Line, encode, pair, send
+from pytest_isolate.plugin.wire import Frame, encode, pair, send
 from pytest_isolate.plugin.written import Written
 from pytest_isolate.sandbox import Events, Sandbox
+from pytest_isolate.sandbox.process import TICK
 
 __all__ = ["Attempt"]
 
@@ -40,6 +42,9 @@ Phase = Literal["setup", "call", "teardown"]
 
 _GRACE: Final = 3.0
 """Seconds that an interrupted test has for its teardown."""
+
+_SILENT: Final = ("usage", "changes", "errand", "coverage", "captured", "unforwarded")
+"""Frames that nothing is printed for."""
 
 _INIT_END: Final = 0.3
 """Seconds for an init to be seen dead after it took the test process along."""
@@ -74,8 +79,7 @@ class Attempt:
         setup_seconds: float,
         forwarding: Forwarding | None,
     ) -> None:
-        self.item = item
-        self.spec = spec
+        self.item, self.spec = item, spec
         self.given: dict[str, Given] = {}
         self.imports: Sequence[Any] = ()
         self.fixtures: Sequence[str] = getattr(item, "fixturenames", ())
@@ -99,9 +103,10 @@ class Attempt:
         self._events: Events | None = None
         self._has_terminal = False
         self._figures: Usage | None = None
-        self._pid_inside = 0
-        self._failed = False
+        self._pid_inside, self._failed = 0, False
         self._errands = Errands(item, box, self._answer)
+        self._sampling: Sampling | None = None
+        self.samples: Samples | None = None
 
     # --- the fork ---
 
@@ -135,7 +140,10 @@ class Attempt:
         if pid == 0:
             os.close(ours)
             try:
-                child = self._child(theirs, hooks)
+                child = become(
+                    self.item, theirs, self._relays, outside, spec=self.spec, box=self._box, forwarding=self.forwarding
+                )
+                child.settle(hooks)
             except BaseException:  # noqa: BLE001 - whatever it is
                 # It must not go on as a second pytest process.
                 send(theirs, encode({"kind": "escaped", "trace": traceback.format_exc()})[0])
@@ -148,31 +156,10 @@ class Attempt:
         self._started, self.started = time.perf_counter(), time.time()
         self._setup_seconds += self._started - begun
         self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
+        if outside.sample:
+            self._sampling = Sampling(self.item.config, self._box, outside.sample)
         restore_signals(mask)
         return None
-
-    def _child(self, channel: int, hooks: object) -> Child:
-        outside = self._outside
-        refused = self.forwarding.serve() if self.forwarding is not None else None
-        outside.forwarder.leave()
-        outside.crash.enable()
-        outside.timer.start()
-        outside.watch(self.spec, str(self.item.config.rootpath))
-        child = Child(
-            self.item,
-            Line(channel),
-            self._relays,
-            outside.measured,
-            spec=self.spec,
-            box=self._box,
-            terminal=outside.terminal,
-        )
-        if outside.foreground:
-            take_terminal(outside.terminal)
-        if refused:
-            send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
-        child.settle(hooks)
-        return child
 
     # --- the phases ---
 
@@ -262,26 +249,34 @@ class Attempt:
 
     def _frame(self, process: Forked) -> Frame | None:
         """The next one; None once the process is dead and has left none. Raises TimedOut."""
+        frame: Frame | None = None
         try:
-            return process.frame(self._deadline, self._tick)
+            frame = process.frame(self._deadline, self._tick)
         except ValueError:
             self._kill(process)
             fail_at(self.item, "something else than reports came from the test process")
+        finally:
+            if (live := self._outside.live) is not None and (frame is None or frame["kind"] not in _SILENT):
+                live.erase()
+        return frame
 
-    def _tick(self) -> bool:
-        """While a frame is waited for, every few milliseconds; whether that is needed."""
+    def _tick(self) -> float | None:
+        """While a frame is waited for; after how many seconds it is to be called again, None: not at all."""
         if sample := self._box.sampler:
             sample()
         self._errands.step()
-        return sample is not None or self._errands.busy
+        due = self._outside.live.draw(self) if self._outside.live is not None else None
+        return TICK if sample is not None or self._errands.busy else due
+
+    @property
+    def now(self) -> tuple[Sandbox, Phase, float, float | None] | None:
+        """Sandbox, phase, when it joined and when its time is over (time.perf_counter()), as long as there is a test process."""
+        return (self._box, self._phase, self._started, self._deadline) if self._process is not None else None
 
     def _took(self, frame: Frame) -> bool:
         """Act on one frame; whether it was the phase's report."""
         config = self.item.config
-        for name, changes in frame.get("relays", {}).items():
-            self._relays[name].apply(changes)
-        if (collected := frame.get("coverage")) and self._outside.measured is not None:
-            self._outside.measured.merge(collected)
+        self._take_along(frame)
         match frame["kind"]:
             case "report":
                 report = reports.restored(self.item, frame)
@@ -296,15 +291,16 @@ class Attempt:
                 with nullcontext() if frame["held"] else private.without_capture(config):
                     self.item.ihook.pytest_runtest_logreport(report=report)
                 self._answer({})
-            case "usage" | "changes" as what:
-                told = self.written.told() if what == "changes" else {"usage": self._box.usage().to_json()}
-                self._answer({"id": frame["id"], **told})
+            case "usage" | "changes" | "uncaptured" as what:
+                self._answer({"id": frame["id"], **self._told(what)})
             case "errand":
                 self._errands.take(frame)
             case "prompt":
                 self._deadline = None
                 self._has_terminal = True
                 config.hook.pytest_enter_pdb(config=config, pdb=None)
+            case "captured":
+                self._outside.leave_terminal(None)
             case "coverage":
                 pass
             case "unforwarded":
@@ -314,22 +310,26 @@ class Attempt:
                 self._left(frame)
         return False
 
+    def _take_along(self, frame: Frame) -> None:
+        """What any frame may carry."""
+        for name, changes in frame.get("relays", {}).items():
+            self._relays[name].apply(changes)
+        if (collected := frame.get("coverage")) and self._outside.measured is not None:
+            self._outside.measured.merge(collected)
+
+    def _told(self, what: str) -> Frame:
+        """The answer to a question of the test process."""
+        if what == "uncaptured":
+            self._outside.leave_terminal(self)
+            return {}
+        return self.written.told() if what == "changes" else {"usage": self._box.usage().to_json()}
+
     def _left(self, frame: Frame) -> NoReturn:
         """The test process ended by something else than its last report."""
         assert self._process is not None
         self._reap(self._process)
         self._end()
-        match frame["kind"]:
-            case "exit":
-                raise_at(pytest.exit.Exception(frame["reason"], frame["status"]), *frame["at"])
-            case "interrupt":
-                raise_at(KeyboardInterrupt(*frame["error"]["args"]), *frame["at"])
-            case "refused":
-                from pytest_isolate.machine.explain import explained
-
-                fail_at(self.item, str(explained(error_from_json(frame["error"]))))
-            case _:
-                fail_at(self.item, f"pytest's own part failed in the test process:\n{frame.get('trace', '')}")
+        reports.raise_departure(self.item, frame)
 
     # --- the end ---
 
@@ -339,7 +339,7 @@ class Attempt:
         try:
             process.interrupt()
             while (frame := self._frame(process)) is not None:
-                if frame["kind"] in ("usage", "changes", "errand"):  # of its teardown
+                if frame["kind"] in ("usage", "changes", "errand", "uncaptured"):  # of its teardown
                     self._took(frame)
                 elif frame["kind"] == "report":  # it swallowed the interrupt, and is in pytest's hands again
                     process.interrupt()
@@ -417,6 +417,8 @@ class Attempt:
         killed_outside = missing and process.sigkilled and box.ended(_INIT_END)
         gone = "its init was killed, or the builder that held it" if killed_outside else ""
         self._errands.close()
+        if self._sampling is not None:
+            self.samples = self._sampling.end()
         self.network.take()
         self.written.end(failed=missing or killed or self._failed or bool(left and self.spec.leak == "fail"))
         if self.forwarding is not None:

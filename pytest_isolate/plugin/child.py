@@ -12,8 +12,10 @@ import gc
 import json
 import os
 import signal
+import threading
 import traceback
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
@@ -29,10 +31,14 @@ from pytest_isolate.plugin.marks import quiet_key
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.preload import ImportTimer
 from pytest_isolate.plugin.relay import Random, Relay, Stops
-from pytest_isolate.plugin.wire import Frame, Line, encode
+from pytest_isolate.plugin.wire import Frame, Line, encode, send
 from pytest_isolate.sandbox import Sandbox
 
-__all__ = ["EXIT_UNREPORTED", "Child"]
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.forwarding import Forwarding
+    from pytest_isolate.plugin.outside import Outside
+
+__all__ = ["EXIT_UNREPORTED", "Child", "become", "take_terminal"]
 
 _leave: Final = os._exit
 """os._exit as it was before any test, or this module, put something in its place."""
@@ -73,6 +79,8 @@ class Child:
         self.address, self.ports = box.address, box.ports
         self._terminal = terminal
         self._imports = ImportTimer()
+        self._writing = threading.RLock()
+        self._writers = 0
         self._phase_report: pytest.TestReport | None = None
         self._setup_show = bool(getattr(item.config.option, "setupshow", False))
 
@@ -183,6 +191,33 @@ class Child:
             raise raised(answer["error"])
         return unpacked(answer["value"])
 
+    @contextlib.contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Something is written past the capturing, to the terminal: meanwhile the pytest process has no line there."""
+        with self._writing:
+            self._writers += 1
+            if self._writers == 1:
+                self._uncapture()
+        try:
+            yield
+        finally:
+            with self._writing:
+                self._writers -= 1
+                if not self._writers and self._line.mine():
+                    with contextlib.suppress(OSError):
+                        self._line.send({"kind": "captured"})
+
+    def prompts(self) -> None:
+        """A debugger is about to have the terminal, from now on."""
+        with self._writing:
+            self._writers += 1
+            self._uncapture()
+
+    def _uncapture(self) -> None:
+        if self._line.mine():
+            with contextlib.suppress(OSError, EOFError):
+                self._line.ask({"kind": "uncaptured"})
+
     def prompt(self) -> None:
         """A debugger is about to read from the terminal."""
         self._send({"kind": "prompt"})
@@ -237,6 +272,33 @@ class Child:
             _leave(status)
 
         os._exit = leave_measured
+
+
+def become(
+    item: pytest.Item,
+    channel: int,
+    relays: dict[str, Relay],
+    outside: Outside,
+    *,
+    spec: Spec,
+    box: Sandbox,
+    forwarding: Forwarding | None,
+) -> Child:
+    """In the test process, just forked: let go of what is the pytest process's own, and begin what it is to note."""
+    refused = forwarding.serve() if forwarding is not None else None
+    shows_lines = outside.live is not None
+    outside.leave()
+    outside.crash.enable()
+    outside.timer.start()
+    outside.watch(spec, str(item.config.rootpath))
+    child = Child(item, Line(channel), relays, outside.measured, spec=spec, box=box, terminal=outside.terminal)
+    if outside.foreground:
+        take_terminal(outside.terminal)
+    if refused:
+        send(channel, encode({"kind": "unforwarded", "refused": refused})[0])
+    if shows_lines:
+        private.before_capture_is_left(item.config, child.uncaptured, child.prompts)
+    return child
 
 
 def _place(error: BaseException) -> tuple[str, int]:

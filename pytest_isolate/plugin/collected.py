@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from pytest_isolate.plugin.baselines import Baselines
     from pytest_isolate.plugin.budget_status import BudgetStatus
     from pytest_isolate.plugin.preload import Imports
+    from pytest_isolate.plugin.status import Workers
     from pytest_isolate.report.record import Run
 
 __all__ = ["BREACH", "Collected", "add_note", "baselines_key", "collected_key", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
+_WORKER: Final = "isolate_answers"  # status.WORKER, which isn't loaded in every run
 
 BREACH: Final = "isolate_budget"
 """Attribute of a report that failed because of its test's budget."""
@@ -71,6 +73,7 @@ class Collected:
         self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
         self._notes = notes
         self._imports: Imports | None = None
+        self._workers: Workers | None = None
         self._outcomes: dict[tuple[str, str], str] = {}
         self._ended: list[tuple[Any, tuple[str, int | None, str], str, str]] = []
         self._run: Run | None = None
@@ -91,6 +94,8 @@ class Collected:
                 self._show_budgets()
         else:
             self.plain += outcome != "rerun"
+        if (pid := vars(report).pop(_WORKER, None)) is not None:
+            self._answering(pid)
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
 
@@ -99,6 +104,13 @@ class Collected:
 
         self._statuses = BudgetStatus(self._config, self)
         self._config.pluginmanager.register(self._statuses, "isolate-budgets")
+
+    def _answering(self, pid: int) -> None:
+        from pytest_isolate.plugin.status import Workers
+
+        if self._workers is None:
+            self._workers = Workers(self._config)
+        self._workers.add(pid)
 
     def _imported(self, imports: list[tuple[str, float]]) -> None:
         from pytest_isolate.plugin.preload import Imports

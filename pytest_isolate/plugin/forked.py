@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pytest_isolate.plugin.wire import Frame, Inbox, encode, framed
-from pytest_isolate.sandbox.process import TICK
 
 __all__ = ["Forked", "TimedOut"]
 
@@ -53,12 +52,12 @@ class Forked:
         """Whether SIGKILL ended it."""
         return self.status is not None and os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
-    def frame(self, deadline: float | None, tick: Callable[[], bool]) -> Frame | None:
+    def frame(self, deadline: float | None, tick: Callable[[], float | None]) -> Frame | None:
         """The next one; None once the process is dead and has left none.
 
         Args:
             deadline: in time.perf_counter()'s seconds.
-            tick: to be called meanwhile; every few milliseconds as long as it returns True.
+            tick: to be called meanwhile; it says after how many seconds again, None: when something has come.
 
         Raises:
             TimedOut: there is none before the deadline.
@@ -70,8 +69,8 @@ class Forked:
             if self._ended:
                 return None
             left = None if deadline is None else max(0.0, deadline - time.perf_counter())
-            if tick():
-                left = TICK if left is None else min(TICK, left)
+            if (pause := tick()) is not None:
+                left = pause if left is None else min(pause, left)
             if not (ready := self._poll.poll(None if left is None else left * 1000)):
                 if deadline is not None and time.perf_counter() >= deadline:
                     raise TimedOut

@@ -15,11 +15,13 @@ from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
 __all__ = ["DEFAULT_TOP", "GITHUB", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 __all__ = ["BUDGETS", "DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = ["DEFAULT_TOP", "INI", "KEEP", "LIVE", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
 
 MISSING: Final = ("fail", "skip", "weaken")
 GITHUB: Final = ("auto", "on", "off")
 KEEP: Final = ("none", "failed", "all")
 BUDGETS: Final = ("fail", "warn", "off")
+LIVE: Final = ("auto", "off")
 DEFAULT_TOP: Final = 5
 
 
@@ -44,6 +46,9 @@ OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
      "fail the run where a figure grew beyond that, and beyond the noise of repeated runs: memory:10%,cpu:20% or memory:5MiB"),
     ("--isolate-repeat", "N", "run each isolated test N times, so that figures have a median and a noise (default: 1)"),
     ("--isolate-instructions", "", "count the instructions that tests execute, which a busy machine doesn't change (figure: instructions)"),
+    ("--isolate-sample", "INTERVAL", "record memory and CPU over the time of each isolated test, in its record: 100ms (default: off)"),
+    ("--isolate-live", "|".join(LIVE),
+     "on a terminal, show what a test uses while it runs; on SIGUSR1, print it (default), or do neither"),
     ("--isolate-plan", "", "print each test's sandbox, mounts included, and run nothing"),
     ("--isolate-uplink", "|".join(UPLINKS),
      "how bridge networks reach the outside: the best way that works (default), or this one"),
@@ -73,6 +78,8 @@ INI: Final[tuple[tuple[str, Any, str], ...]] = (
     ("isolate_compare_fail", "string", "as --isolate-compare-fail, for runs that compare"),
     ("isolate_repeat", "int", "as --isolate-repeat"),
     ("isolate_instructions", "bool", "as --isolate-instructions"),
+    ("isolate_sample", "string", "as --isolate-sample"),
+    ("isolate_live", "string", "as --isolate-live"),
     ("isolate_cgroup", "string", "as --isolate-cgroup"),
     ("isolate_uplink", "string", "as --isolate-uplink"),
     ("isolate_store", "string", "as --isolate-store, relative to the ini file"),

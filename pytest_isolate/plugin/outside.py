@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,11 @@ from pytest_isolate.plugin.inputs import Missed
 from pytest_isolate.plugin.keeping import Keeping
 from pytest_isolate.plugin.measured import Measured
 from pytest_isolate.plugin.refusals import Refusals, blocks
+from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.plugin.status import Status, shows_lines, status_key
+
+if TYPE_CHECKING:
+    from pytest_isolate.plugin.live import Live
 
 __all__ = ["Outside"]
 
@@ -38,6 +44,9 @@ class Outside:
         unreaped: pids of test processes that nobody has waited for.
         forwarder: of servers that wide fixtures run.
         keeping: of the files that tests wrote; None where nothing is kept.
+        sample: seconds between two samples of a sandbox; 0: none are taken.
+        live: the line on the terminal; None where there is none.
+        status: what answers SIGUSR1; None where nobody does.
     """
 
     crash: CrashFile
@@ -50,13 +59,23 @@ class Outside:
     forwarder: Forwarder = field(default_factory=Forwarder)
     keeping: Keeping | None = None
     missed: Missed = field(default_factory=Missed)
+    sample: float = 0.0
+    live: Live | None = None
+    status: Status | None = None
 
     @classmethod
     def of(cls, config: pytest.Config, places: Callable[[], Sequence[str]]) -> Outside:
         terminal = _controlling_terminal()
         foreground = terminal >= 0 and getattr(config.option, "capture", "fd") == "no"
         timer = FaultTimer(*private.faulthandler_settings(config))
-        return cls(CrashFile(), Refusals(), timer, terminal, foreground, keeping=Keeping.of(config, places))
+        made = cls(CrashFile(), Refusals(), timer, terminal, foreground, keeping=Keeping.of(config, places))
+        made.sample = config.stash[settings_key].sample
+        made.status = config.stash.get(status_key, None)
+        if shows_lines(config):
+            from pytest_isolate.plugin.live import Live
+
+            made.live = Live(config)
+        return made
 
     def clear(self) -> None:
         """Before a fork: forget what the test before has left."""
@@ -70,6 +89,19 @@ class Outside:
             self.refusals.install()
         self.missed.install(spec, rootdir)
 
+    def leave(self) -> None:
+        """In the child: what is the pytest process's business alone."""
+        self.forwarder.leave()
+        if self.status is not None:
+            self.status.leave()
+        if self.live is not None:
+            self.live.leave()
+
+    def leave_terminal(self, attempt: object) -> None:
+        """To the test of `attempt`, which writes to it itself; None: no more."""
+        if self.live is not None:
+            self.live.stop(attempt)
+
     def reap(self, flags: int = os.WNOHANG) -> None:
         """Wait for test processes that gave all their reports and were on their way out then."""
         self.unreaped[:] = [pid for pid in self.unreaped if not os.waitpid(pid, flags)[0]]
@@ -80,6 +112,8 @@ class Outside:
         self.crash.close()
         self.refusals.close()
         self.missed.close()
+        if self.live is not None:
+            self.live.close()
         if self.terminal >= 0:
             os.close(self.terminal)
 

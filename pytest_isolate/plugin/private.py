@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,9 +32,12 @@ except ImportError:  # pytest 8: subtests are a plugin, which counts nothing
 __all__ = [
     "all_fixtures",
     "basetemp",
+    "before_capture_is_left",
+    "before_capture_is_suspended",
     "cache_directory",
     "called_for_phase",
     "captured_sections",
+    "current_line",
     "drop_finalizers",
     "failed_subtests",
     "faulthandler_settings",
@@ -59,6 +62,7 @@ __all__ = [
     "tear_down",
     "tear_down_everything",
     "tear_down_until",
+    "terminal_descriptor",
     "terminal_state",
     "used_fixtures",
     "without_capture",
@@ -281,6 +285,47 @@ def without_capture(config: pytest.Config) -> AbstractContextManager[None]:
     return capture.global_and_fixture_disabled() if capture else nullcontext()
 
 
+def before_capture_is_suspended(config: pytest.Config, call: Callable[[], object]) -> Callable[[], None]:
+    """Have `call` called before anything in this process writes past the capturing; what undoes that.
+
+    Whoever prints while a test runs (pytest-timeout's stacks, progress of an import) suspends the capturing first.
+    """
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    suspend = capture.suspend_global_capture
+
+    def suspend_global_capture(in_: bool = False) -> None:  # noqa: FBT001, FBT002 - pytest's signature
+        call()
+        suspend(in_)
+
+    capture.suspend_global_capture = suspend_global_capture
+    return lambda: vars(capture).pop("suspend_global_capture", None)
+
+
+def before_capture_is_left(
+    config: pytest.Config, around: Callable[[], AbstractContextManager[None]], prompt: Callable[[], object]
+) -> None:
+    """In the child, for good: be told of what is about to be written to the terminal.
+
+    Args:
+        around: entered while live logging, ``capsys.disabled()`` or a subtest's report has the terminal.
+        prompt: called before a debugger has it.
+    """
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    disabled, suspend = capture.global_and_fixture_disabled, capture.suspend_global_capture
+
+    @contextmanager
+    def global_and_fixture_disabled() -> Iterator[None]:
+        with around(), disabled():
+            yield
+
+    def suspend_global_capture(in_: bool = False) -> None:  # noqa: FBT001, FBT002 - pytest's signature
+        if in_:  # without standard input it is the end of a phase, or part of the above
+            prompt()
+        suspend(in_)
+
+    capture.global_and_fixture_disabled, capture.suspend_global_capture = global_and_fixture_disabled, suspend_global_capture
+
+
 def output_is_captured(config: pytest.Config) -> bool:
     """Whether what pytest prints now would be captured: unittest's subtests are logged without suspending it."""
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -301,6 +346,20 @@ def terminal_state(config: pytest.Config) -> list[Any]:
         getattr(_writer(config), "_current_line", ""),
         *((live._first_record_emitted, live._section_name_shown, live._test_outcome_written) if live else ()),
     ]
+
+
+def current_line(config: pytest.Config) -> str:
+    """What pytest has written of its terminal's current line, without colours."""
+    return str(getattr(_writer(config), "_current_line", ""))
+
+
+def terminal_descriptor(config: pytest.Config) -> int:
+    """A duplicate of the one that pytest's terminal writer writes to; -1 if it has none."""
+    with without_capture(config):
+        try:
+            return os.dup(_writer(config)._file.fileno())
+        except (AttributeError, OSError, ValueError):
+            return -1
 
 
 def restore_terminal(config: pytest.Config, state: Sequence[Any]) -> None:

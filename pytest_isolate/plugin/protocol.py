@@ -11,6 +11,7 @@ pytest.exit and the teardown of wide fixtures.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import threading
 import time
@@ -38,6 +39,8 @@ from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.reports import Given
 from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.settings import settings_key
+from pytest_isolate.plugin.status import WORKER, status_key
+from pytest_isolate.plugin.status import register as answer
 from pytest_isolate.plugin.supply import Obtained, Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord
@@ -83,6 +86,7 @@ class Protocol:
         self._order: list[pytest.Item] = []
         self._places: dict[pytest.Item, int] = {}
         self._cursor = -1
+        self._answers = hasattr(config, "workerinput") and status_key in config.stash  # and the controller doesn't know yet
 
     @property
     def within_reach(self) -> set[int]:
@@ -274,7 +278,11 @@ class Protocol:
             return report
         if self.attempt is None or self.attempt.item is not item:
             return (yield)
-        return (yield from self._one_report(self.attempt, call))
+        report = yield from self._one_report(self.attempt, call)
+        if self._answers:
+            setattr(report, WORKER, os.getpid())
+            self._answers = False
+        return report
 
     def _one_report(self, attempt: Attempt, call: pytest.CallInfo[None]) -> Steps:
         """The test process's report in place of pytest's. Inner wrappers meanwhile see a copy, and what it raised."""
@@ -345,6 +353,7 @@ class Protocol:
             started=attempt.started,
             repetitions=(*self._repeat.usages, attempt.usage) if self._repeat is not None else (),
             budget=budget.judged if budget is not None else (),
+            samples=attempt.samples,
         )
         vars(report)["isolate"] = record.to_json()
         if attempt.imports:
@@ -396,6 +405,12 @@ def _copied(report: pytest.TestReport) -> pytest.TestReport:
     return made
 
 
+def _status_text(config: pytest.Config) -> str:
+    from pytest_isolate.plugin.running import status_text  # in few runs
+
+    return status_text(config)
+
+
 def register(config: pytest.Config, supply: Supply, *, threads: int) -> None:
     """To be called once, before the first test, when it is known that there will be an isolated one.
 
@@ -403,6 +418,7 @@ def register(config: pytest.Config, supply: Supply, *, threads: int) -> None:
         supply: of sandboxes, its builder started.
         threads: how many threads are pytest's own.
     """
+    answer(config, partial(_status_text, config))
     witness = Witness()
     protocol = config.stash[protocol_key] = Protocol(config, supply, witness, threads=threads)
     config.pluginmanager.register(witness, "isolate-witness")

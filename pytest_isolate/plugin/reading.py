@@ -16,7 +16,7 @@ from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
 from pytest_isolate.plugin import private, profiles
-from pytest_isolate.plugin.options import BUDGETS, DEFAULT_TOP, GITHUB, INI, KEEP, MISSING, everywhere
+from pytest_isolate.plugin.options import BUDGETS, DEFAULT_TOP, GITHUB, INI, KEEP, LIVE, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Reader:
             preload=tuple(self.ini("isolate_preload") or ()),
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
+            sample=self.sample(),
+            live=self.choice("isolate_live", LIVE),
             json=self.output("isolate_json"),
             metrics=self.output("isolate_metrics"),
             github=self.choice("isolate_github", GITHUB),
@@ -104,6 +106,7 @@ class Reader:
             "isolate_keep": ", ".join(KEEP),
             "isolate_budgets": ", ".join(BUDGETS),
             "isolate_github": ", ".join(GITHUB),
+            "isolate_live": ", ".join(LIVE),
         }
         return {**forms, **others}.get(name, "text")
 
@@ -168,6 +171,23 @@ class Reader:
         if not (hasattr(self.config, "workerinput") or option.no_isolate or option.collectonly or option.isolate_plan):
             self.errors += _uncounted(f"{place}: {typed}")
         return True
+
+    def sample(self) -> float:
+        """Seconds; 0 where nothing is to be sampled."""
+        value, place, typed = self.either("isolate_sample")
+        if value is None:
+            return 0.0
+        from pytest_isolate.model.samples import LEAST_INTERVAL
+        from pytest_isolate.model.units import parse_duration
+
+        try:
+            if (seconds := parse_duration(value)) >= LEAST_INTERVAL:
+                return seconds
+            problem = f"{value!r} is shorter than the builder can keep up with"
+        except ValueError:
+            problem = f"{value!r} is not an interval"
+        self.errors.append(f"{place}: {typed}: {problem}; accepted: an interval of 10ms or more, as in 100ms, 1s")
+        return 0.0
 
     def keep_to(self, keep: str) -> str:
         """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""

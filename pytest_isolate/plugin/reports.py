@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pytest
 from _pytest._code.code import ExceptionChainRepr, TerminalRepr
 
+from pytest_isolate.model.errors import error_from_json
 from pytest_isolate.plugin import private
 
-__all__ = ["Given", "fail_at", "join_captured", "one", "raise_at", "restored", "set_captured", "shown"]
+__all__ = ["Given", "fail_at", "join_captured", "one", "raise_at", "raise_departure", "restored", "set_captured", "shown"]
 
 _ORDER = {"stdout": 0, "stderr": 1, "log": 2}  # that of pytest's own wrappers
 _ALSO = "\nThe teardown of wider fixtures, in the pytest process, failed as well:\n"
@@ -52,6 +54,21 @@ def raise_at(error: BaseException, path: str, line: int) -> NoReturn:
     code = compile("\n" * (line - 1) + "raise error from None", path, "exec")
     exec(code, {"error": error})  # noqa: S102 - the line above
     raise error
+
+
+def raise_departure(item: pytest.Item, frame: Mapping[str, Any]) -> NoReturn:
+    """What the last frame of a test process means that left without its report."""
+    match frame["kind"]:
+        case "exit":
+            raise_at(pytest.exit.Exception(frame["reason"], frame["status"]), *frame["at"])
+        case "interrupt":
+            raise_at(KeyboardInterrupt(*frame["error"]["args"]), *frame["at"])
+        case "refused":
+            from pytest_isolate.machine.explain import explained
+
+            fail_at(item, str(explained(error_from_json(frame["error"]))))
+        case _:
+            fail_at(item, f"pytest's own part failed in the test process:\n{frame.get('trace', '')}")
 
 
 _WRITES = ("line", "sep", "write")

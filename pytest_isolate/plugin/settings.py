@@ -44,6 +44,8 @@ class Settings(NamedTuple):
         nearer: how many of `layers` rank above `budgets`: the command line's.
         budgets: patterns of tests with the limits that they give, as the file has them.
         over: what becomes of a test that used more than its budget.
+        sample: seconds between two samples of an isolated test; 0: none are taken.
+        live: whether what runs is shown while it runs, and on SIGUSR1.
         json: where the run's document is written; empty: nowhere.
         metrics: where its figures are written as OpenMetrics; empty: nowhere.
         github: whether GitHub Actions is told: ``auto``: in its steps.
@@ -69,6 +71,8 @@ class Settings(NamedTuple):
     nearer: int = 0
     budgets: tuple[tuple[str, Layer], ...] = ()
     over: Literal["fail", "warn", "off"] = "fail"
+    sample: float = 0.0
+    live: Literal["auto", "off"] = "auto"
     json: str = ""
     metrics: str = ""
     github: Literal["auto", "on", "off"] = "auto"

@@ -124,6 +124,10 @@ class Supply:
             with private.without_capture(self._config):
                 reporter.rewrite("", erase=True)
 
+    def companions(self) -> dict[str, Sandbox]:
+        """The sandboxes with a name that are in use: those of isolate_factory."""
+        return {name: box for name, box in list(self._pool.names.items()) if box.open}
+
     @property
     def roots(self) -> Roots:
         """Where layers are kept and looked up."""

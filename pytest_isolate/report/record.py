@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_isolate.model.budget import Judged
+from pytest_isolate.model.samples import Samples
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts, Usage
 
@@ -60,6 +61,7 @@ class TestRecord:
             equal ones are shown once.
         contacts: remote addresses that it turned to; None where its network mode tells of none.
         started: when it joined its sandbox, in seconds since the epoch; None where it never did.
+        samples: what it had over its time; None where it wasn't sampled.
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
         location: the test's file relative to the rootdir, and its line, counted from 1 (0: unknown); None where pytest names none.
@@ -77,6 +79,7 @@ class TestRecord:
     notes: tuple[str, ...] = ()
     contacts: Contacts | None = None
     started: float | None = None
+    samples: Samples | None = None
     outcome: str = ""
     worker: str = ""
     location: tuple[str, int] | None = None
@@ -93,6 +96,7 @@ class TestRecord:
             "notes": list(self.notes),
             **({"contacts": _plain(self.contacts.to_json())} if self.contacts is not None else {}),
             **({"started": self.started} if self.started is not None else {}),
+            **({"samples": self.samples.to_json()} if self.samples is not None else {}),
             **({"outcome": self.outcome} if self.outcome else {}),
             **({"worker": self.worker} if self.worker else {}),
             **({"file": self.location[0], "line": self.location[1]} if self.location is not None else {}),
@@ -115,6 +119,7 @@ class TestRecord:
                 notes=tuple(str(text) for text in data.get("notes", ())),
                 contacts=Contacts.from_json(data["contacts"]) if "contacts" in data else None,
                 started=data.get("started"),
+                samples=Samples.from_json(data["samples"]) if "samples" in data else None,
                 outcome=str(data.get("outcome", "")),
                 worker=str(data.get("worker", "")),
                 location=(str(data["file"]), int(data["line"])) if "file" in data else None,

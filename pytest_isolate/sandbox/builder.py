@@ -6,7 +6,8 @@ passed: when pytest ends, by SIGKILL too, it kills every init, removes the cgrou
 exits. Its own death ends every sandbox, because each init watches it; what it can't remove then, pytest
 does (see `Pool.close`), or the next run (`sweep`).
 
-Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join", "kept"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …}
+Messages in:  {"op": "setup", …} once; {"op": "build", "n", "spec", "join", "kept"}; {"op": "release", "n"}; {"op": "ask", "a", "what", "n", …};
+              {"op": "sample", "n", "since", "interval"} with the file for the rows
 Messages out: {"hello": facts} or {"error"}; per build {"n", "init", "group"} with init's pidfd, or {"n", "error", "again"}; per question {"a", …}, descriptors beside it
 """
 
@@ -24,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_isolate.kernel.cgroup import Caps, Group, Hierarchy, detect, sweep_stale
 from pytest_isolate.kernel.channel import Channel
@@ -45,6 +46,9 @@ from pytest_isolate.sandbox.networks import Networks, network_namespace
 from pytest_isolate.sandbox.paths import Files, files_of
 from pytest_isolate.sandbox.scratch import Scratch, remove
 from pytest_isolate.sandbox.workspace import Workspace, sweep_workspaces
+
+if TYPE_CHECKING:
+    from pytest_isolate.sandbox.sampler import Sampler
 
 __all__ = ["main"]
 
@@ -77,6 +81,7 @@ class Builder:
         self._live: dict[int, _Live] = {}
         self._doomed: deque[tuple[Group, str]] = deque()  # and the directory of what it wrote to a disk
         self._scratch = Scratch(setup["run"])
+        self._sampler: Sampler | None = None
         self._plans: dict[str, tuple[Spec, Caps, Plan, Files]] = {}
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
@@ -135,16 +140,35 @@ class Builder:
                         self._release(message["n"])
                     case "ask":
                         self._ask(message, fds)
+                    case "sample":
+                        self._sample(message, fds[0])
                     case _:
                         return
 
     def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message; cgroups of released sandboxes are removed while there is none."""
-        while not (ready := self._poll.poll(_REMOVAL_PAUSE * 1000 if self._doomed else None)):
+        """The next message; cgroups of released sandboxes are removed while there is none, and samples taken."""
+        while not (ready := self._poll.poll(self._pause())):
             self._remove_doomed()
         if any(fd == self._parent for fd, _ in ready):
             return None
         return self._channel.receive()
+
+    def _pause(self) -> float | None:
+        """How long a message may be waited for, in milliseconds."""
+        pause = _REMOVAL_PAUSE if self._doomed else None
+        if self._sampler is not None and (due := self._sampler.step()) is not None:
+            pause = due if pause is None else min(due, pause)
+        return None if pause is None else pause * 1000
+
+    def _sample(self, message: dict[str, Any], file: int) -> None:
+        if self._sampler is None:
+            from pytest_isolate.sandbox.sampler import Sampler
+
+            self._sampler = Sampler()
+        if (live := self._live.get(message["n"])) is None:
+            os.close(file)
+        else:
+            self._sampler.begin(message["n"], live.group, file, since=message["since"], interval=message["interval"])
 
     def _build(self, number: int, described: dict[str, Any], join: int | None, kept: str | None) -> None:
         group = None
@@ -279,6 +303,8 @@ class Builder:
 
                 give_up(known.built.upper)
             known.built.end()
+            if self._sampler is not None:
+                self._sampler.end(number)
             self._networks.release(number)
             self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number, known.spec.disk)))
 

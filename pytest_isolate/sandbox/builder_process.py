@@ -151,6 +151,10 @@ class BuilderProcess:
             raise error_from_json(message["error"])
         return {**message, "fds": received}
 
+    def sample(self, number: int, file: int, *, since: float, interval: float) -> None:
+        """Have it append rows of `model.samples` to `file` every `interval` seconds, until sandbox `number` is released."""
+        self._send({"op": "sample", "n": number, "since": since, "interval": interval}, (file,))
+
     def answer(self, number: int) -> dict[str, Any]:
         """The answer to order `number`; answers to others are kept. Raises SandboxGone."""
         while number not in self._answers:

@@ -32,7 +32,6 @@ __all__ = ["Events", "Placement", "Sandbox"]
 
 _LAST_WRITES: Final = 0.5
 """Seconds for what was killed to have written its last."""
-
 _DYING: Final = 0.5  # seconds for a sandbox without namespaces to be dead
 _FORK_HINTS: Final = {
     errno.EAGAIN: "a limit on processes is reached: raise ulimit -u, or pids.max of the cgroup that pytest runs in",
@@ -368,6 +367,12 @@ class Sandbox:
         group = self._place.group
         return self._sample if group is not None and group.peak_sampled else None
 
+    def sample(self, file: int, *, since: float, interval: float) -> dict[str, str]:
+        """Have the builder write what it has to `file` (see `BuilderProcess.sample`); why the machine lacks figures, by capability."""
+        builder = self._place.entrance.builder
+        builder.sample(self.number, file, since=since, interval=interval)
+        return builder.facts().missing
+
     def _sample(self) -> None:
         group = self._place.group
         now = memory_now(group) if group is not None else None
@@ -427,9 +432,6 @@ class Sandbox:
         Init itself ends only after the caller has waited for the children that it forked into the sandbox
         (pid_namespaces(7): init's exit waits for the last process of its namespace).
         """
-        self._signal_init()
-
-    def _signal_init(self) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._place.entrance.pidfd, signal.SIGKILL)
 
@@ -437,7 +439,7 @@ class Sandbox:
         """SIGKILL everything inside and hand what remains to the builder; waits for nothing. Idempotent."""
         if self._placement is None:
             return
-        self._signal_init()
+        self.kill()
         if self._placement.ports and self.spec.net.mode == "bridge" and self._pool is not None:
             with suppress(IsolateError):  # then the builder is gone, and the ports with it
                 self._pool.ask("unpublish", self.number, {})

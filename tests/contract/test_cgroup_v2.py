@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_isolate.kernel.cgroup import Caps, Hierarchy, read_usage
+from pytest_isolate.kernel.cgroup import Caps, Hierarchy, read_moment, read_usage
 from pytest_isolate.kernel.cgroup_v2_base import LEAF, give_back, make_room
 from pytest_isolate.kernel.cgroup_v2_place import hand_down_hint
 from pytest_isolate.model.errors import SetupError
 from tests.support.callers import CALLERS, Caller, caller
 from tests.support.capabilities import on_layout, requires
-from tests.support.cgroups import burn, inside, own_hierarchy
+from tests.support.cgroups import allocate, burn, inside, own_hierarchy
 from tests.support.pytest_process import ROOT
 
 __all__ = ["caller"]
@@ -184,6 +184,53 @@ def test_pressure_is_told_where_the_kernel_measures_it(hierarchy: Hierarchy) -> 
         assert usage.memory_pressure_seconds is not None
     else:
         assert usage.cpu_pressure_seconds is None
+
+
+@as_root
+@on_v2
+@requires("cgroup-cpu", "cgroup-memory")
+def test_moment_has_what_is_charged_now_and_the_counters_of_the_usage(hierarchy: Hierarchy) -> None:
+    group = hierarchy.create("box", Caps(cpu=0.2, memory=64 * MIB))
+    begun = read_moment(group)
+    assert begun.memory_bytes is not None
+    assert (begun.cpu_throttled_seconds, begun.oom_kills) == (0, 0)
+
+    def hold() -> float:
+        held = bytearray(b"x") * (32 * MIB)
+        burn(1.0)
+        now = read_moment(group).memory_bytes
+        return (now or 0) / len(held)
+
+    assert 1 <= inside(group, hold).result < 1.5
+    inside(group, lambda: allocate(128 * MIB))
+    ended, usage = read_moment(group), read_usage(group)
+    assert ended.memory_bytes is not None
+    assert ended.memory_bytes < 8 * MIB
+    assert ended.oom_kills == 1
+    assert ended.cpu_seconds == usage.cpu_seconds
+    assert ended.cpu_throttled_seconds == usage.cpu_throttled_seconds
+    assert ended.cpu_throttled_seconds is not None
+    assert ended.cpu_throttled_seconds > 0.2
+
+
+@on_v2
+@requires("cgroup-memory")
+def test_samples_of_the_builder_rise_with_what_a_program_holds(caller: Caller) -> None:
+    rows = caller.run(
+        """
+import time
+from pytest_isolate.model.samples import unpack
+file = os.memfd_create("rows")
+with box() as opened:
+    opened.sample(file, since=time.monotonic(), interval=0.02)
+    opened.run([sys.executable, "-c", "import time; held = bytearray(b'x') * (32 << 20); time.sleep(0.5)"])
+tell(unpack(os.pread(file, 1 << 16, 0)))
+"""
+    )
+    assert len(rows) > 10
+    assert max(row[1] for row in rows) - rows[0][1] > 32 * MIB
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert rows[-1][2] > 0
 
 
 @on_v2

@@ -1,0 +1,188 @@
+"""``--isolate-sample``: memory and CPU over the time of each test, read by the builder, in the test's record and the document."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.plugin.test_json import by_name, checked
+from tests.support.capabilities import requires
+from tests.support.isolated_runs import EVERY_WAY, ROOT, run
+from tests.support.unprivileged import pytest_as_user, user_directory
+
+MIB = 1 << 20
+COLUMNS = ["seconds", "memory_bytes", "cpu_seconds", "cpu_throttled_seconds", "oom_kills"]
+
+SUITE = """
+import time, pytest
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end: pass
+
+@pytest.mark.isolate
+def test_steps():
+    held = []
+    for _ in range(4):
+        held.append(bytearray(b"x") * (10 << 20))
+        time.sleep(0.25)
+
+@pytest.mark.isolate(memory="48MiB")
+def test_runs_out_of_memory():
+    time.sleep(0.2)
+    held = bytearray(b"x") * (100 << 20)
+
+@pytest.mark.isolate(cpu="20%")
+def test_is_throttled():
+    time.sleep(0.2)
+    spin(0.8)
+
+@pytest.mark.isolate
+def test_is_short(): pass
+
+def test_plain(): pass
+"""
+
+Pytest = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
+
+
+def columns(test: dict[str, Any]) -> tuple[list[float], list[int], list[float], list[float], list[int]]:
+    samples = test["samples"]
+    assert samples["columns"] == COLUMNS
+    times, memory, cpu, throttled, kills = (list(column) for column in zip(*samples["rows"], strict=True))
+    return times, memory, cpu, throttled, kills
+
+
+@requires("cgroup-memory", "cgroup-cpu")
+@EVERY_WAY
+def test_rows_show_steps_of_memory_the_oom_kill_and_the_throttling(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    pytester.makepyfile(test_it=SUITE)
+    done = run(pytester, monkeypatch, "--isolate-sample=50ms", "--isolate-json=run.json", how=how, keep=["run.json"])
+    tests = by_name(checked(done.files["run.json"]))
+    assert {name: test["outcome"] for name, test in tests.items()}["test_runs_out_of_memory"] == "failed"
+
+    times, memory, cpu, _throttled, kills = columns(tests["test_steps"])
+    assert tests["test_steps"]["samples"]["interval"] == 0.05
+    assert 12 < len(times) < 30
+    assert times == sorted(times)
+    assert 0.9 < times[-1] == pytest.approx(tests["test_steps"]["usage"]["wall_seconds"], abs=0.3)
+    for step in range(4):  # in the middle of each
+        nearest = min(range(len(times)), key=lambda index: abs(times[index] - (step + 0.6) * 0.25))
+        assert (step + 1) * 10 * MIB < memory[nearest] < (step + 1.9) * 10 * MIB
+    assert cpu == sorted(cpu)
+    assert set(kills) == {0}
+
+    _times, memory, _cpu, _throttled, kills = columns(tests["test_runs_out_of_memory"])
+    assert kills[0] == 0
+    assert kills[-1] == tests["test_runs_out_of_memory"]["usage"]["oom_kills"] == 1
+
+    times, _memory, cpu, throttled, _kills = columns(tests["test_is_throttled"])
+    before = max(index for index, seconds in enumerate(times) if seconds < 0.15)
+    assert throttled[before] < 0.05
+    assert throttled[-1] > 0.3
+    assert throttled[-1] == pytest.approx(tests["test_is_throttled"]["usage"]["cpu_throttled_seconds"], abs=0.05)
+    assert cpu[-1] == pytest.approx(tests["test_is_throttled"]["usage"]["cpu_seconds"], abs=0.05)
+
+    assert 1 <= len(tests["test_is_short"]["samples"]["rows"]) <= 8
+    # Also without a document: it is part of the record that the last report carries.
+    assert done.of("test_steps", "teardown").isolate["samples"] == tests["test_steps"]["samples"]  # type: ignore[index]
+
+
+@requires("cgroup-memory")
+def test_long_test_has_500_rows_at_most(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile("import time, pytest\n@pytest.mark.isolate\ndef test(): time.sleep(6.5)")
+    plugin("--isolate-sample=10ms", "--isolate-json=run.json").assert_outcomes(passed=1)
+    (test,) = checked((pytester.path / "run.json").read_text())["tests"]
+    times, *_rest = columns(test)
+    assert test["samples"]["interval"] == 0.02
+    assert 250 < len(times) <= 500
+    gaps = [after - before for before, after in pairwise(times)]
+    assert statistics.median(gaps) == pytest.approx(0.02, rel=0.2)
+
+
+@requires("cgroup-cpu")
+def test_sampling_is_not_charged_to_the_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(
+        """
+        import time, pytest
+        @pytest.mark.isolate
+        @pytest.mark.parametrize("turn", range(5))
+        def test(turn): time.sleep(0.4)
+        """
+    )
+    used = {}
+    for option in ("--isolate-sample=10ms", "--isolate-live=auto"):
+        plugin(option, "--isolate-json=run.json").assert_outcomes(passed=5)
+        used[option] = [test["usage"]["cpu_seconds"] for test in checked((pytester.path / "run.json").read_text())["tests"]]
+    sampled, plain = used.values()
+    # 40 rows are 2 to 4 ms of work, and a sleeping test that was charged for them would have 20 % more.
+    assert min(sampled) < min(plain) + 0.001
+
+
+@requires("root", "unprivileged-user", "userns")
+def test_machine_without_such_figures_is_told_and_has_no_samples() -> None:
+    files = {"test_it.py": SUITE.partition("@pytest.mark.isolate(memory")[0]}
+    with user_directory(files) as place:
+        env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "400"}
+        done = pytest_as_user(
+            "-p",
+            "pytest_isolate.plugin",
+            "--isolate-sample=50ms",
+            "--isolate-json=run.json",
+            "--isolate-cgroup=none/of/mine",
+            cwd=place,
+            env=env,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (test,) = checked((place / "run.json").read_text())["tests"]
+    assert "samples" not in test
+    (note,) = [line for line in done.stdout.splitlines() if line.startswith("note:")]
+    assert "--isolate-sample has nothing to read here for memory (cgroup-memory: " in note
+    assert "and CPU time (cgroup-cpu: " in note
+    assert note.endswith("python -m pytest_isolate doctor has the remedy")
+
+
+def test_without_the_option_nothing_is_sampled(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): pass")
+    plugin("--isolate-json=run.json").assert_outcomes(passed=1)
+    (test,) = checked((pytester.path / "run.json").read_text())["tests"]
+    assert "samples" not in test
+
+
+@requires("cgroup-memory")
+def test_ini_key_means_the_same(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makeini("[pytest]\nisolate_sample = 20ms")
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): pass")
+    plugin("--isolate-json=run.json").assert_outcomes(passed=1)
+    (test,) = checked((pytester.path / "run.json").read_text())["tests"]
+    assert test["samples"]["interval"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("1ms", "'1ms' is shorter than the builder can keep up with"), ("often", "'often' is not an interval"),
+     ("0", "'0' is not an interval"), ("-1s", "'-1s' is not an interval"), ("5 parsecs", "'5 parsecs' is not an interval")],
+)  # fmt: skip
+def test_interval_that_cannot_be_meant_is_an_error_before_any_test(
+    pytester: pytest.Pytester, plugin: Pytest, value: str, problem: str
+) -> None:
+    pytester.makepyfile("def test(): open('ran', 'w')")
+    result = plugin(f"--isolate-sample={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [f"*command line: --isolate-sample: {problem}; accepted: an interval of 10ms or more, as in 100ms, 1s"]
+    )
+    assert not (pytester.path / "ran").exists()
