@@ -1,4 +1,4 @@
-"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `doctor`."""
+"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `report`, `doctor`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pytest_isolate.model.project import outside
 from pytest_isolate.model.spec import Spec, absent, contradictions
 from pytest_isolate.model.units import format_duration
 from pytest_isolate.model.usage import Usage
+from pytest_isolate.report.html import command as reports
 from pytest_isolate.sandbox import Pool, Process, Sandbox
 from pytest_isolate.sandbox.roots import Roots
 
@@ -51,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _doctor(options)
     if options.subcommand == "layers":
         return layers.run(options)
+    if options.subcommand == "report":
+        return _report(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.subcommand == "shell":
         return _shell(options, command)
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print the report as JSON")
     doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
     layers.add_parser(commands)
+    reports.add_parser(commands)
     return parser
 
 
@@ -166,6 +170,15 @@ def _refused(directory: str) -> str:
 
 def _say(what: object) -> None:
     print(f"pytest-isolate: {what}", file=sys.stderr)
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        reports.make(options.document, options.output)
+    except SpecError as error:
+        _say(error)
+        return _USAGE_ERROR
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

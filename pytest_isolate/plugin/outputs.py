@@ -37,6 +37,10 @@ class Outputs:
         document = self._document(session, int(exitstatus))
         if self._settings.json:
             self._write(session, self._settings.json, json.dumps(document, indent=1))
+        if self._settings.html:
+            from pytest_isolate.report.html.page import page
+
+            self._write(session, self._settings.html, page(document))
 
     def _write(self, session: pytest.Session, path: str, text: str) -> None:
         from pytest_isolate.report.files import write

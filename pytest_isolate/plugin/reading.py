@@ -63,6 +63,7 @@ class _Reader:
             plan=bool(self.config.getoption("isolate_plan")),
             all_place=place,
             json=self.output("isolate_json"),
+            html=self.html(),
             layers=self.layers(),
             profiles=self.profiles,
         )
@@ -169,6 +170,17 @@ class _Reader:
         if not value or (why := refusal(path)):
             said = f"{path} can't be written: {why}" if value else "'' names no file"
             self.errors.append(f"{place}: {typed}: {said}; accepted: the path of a file in a directory that you can write")
+        return path
+
+    def html(self) -> str:
+        """As `output`; and what draws the page is looked for now."""
+        path = self.output("isolate_html")
+        if path:
+            from pytest_isolate.report.html.page import INSTALL, missing
+
+            if why := missing():
+                _, place, typed = self.either("isolate_html")
+                self.errors.append(f"{place}: {typed}: {why}; to draw the page: {INSTALL}")
         return path
 
     def base(self) -> Path:

@@ -41,6 +41,7 @@ class Settings(NamedTuple):
         layers: values for every isolated test, closest first: command line, ini, each with its profile below it.
         profiles: by name.
         json: where the run's document is written; empty: nowhere.
+        html: where the page that is made of it is written; empty: nowhere.
     """
 
     isolate_all: bool = False
@@ -58,11 +59,12 @@ class Settings(NamedTuple):
     layers: tuple[Layer, ...] = ()
     profiles: Mapping[str, Layer] = MappingProxyType({})
     json: str = ""
+    html: str = ""
 
     @property
     def writes(self) -> bool:
         """Whether something is made of the run beside what the terminal shows."""
-        return bool(self.json)
+        return bool(self.json or self.html)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

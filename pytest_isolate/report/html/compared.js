@@ -20,7 +20,7 @@ function drawComparison() {
   const created = baseline.created == null ? null : new Date(typeof baseline.created === "number" ? baseline.created * 1000 : baseline.created);
   const said = [
     `Against ${baseline.name || baseline.path || "a baseline"}`,
-    created && !Number.isNaN(created.valueOf()) ? `of ${created.toLocaleString()}` : null,
+    created && !Number.isNaN(created.valueOf()) ? `of ${created.toLocaleString("en-GB", {dateStyle: "medium", timeStyle: "short"})}` : null,
     baseline.commit ? `commit ${baseline.commit.slice(0, 12)}` : null,
   ];
   const tally = {};
@@ -55,8 +55,9 @@ function drawComparison() {
 }
 
 function plotChanges(name, changes, before) {
-  // Of ratios, so that twice and half as much are as far from nothing.
-  const height = (change) => Math.log2(Math.max(1 + change, 1 / 64));
+  // Where something is more than twice what it was, ratios: twice and half as much are as far from nothing.
+  const ratios = changes[0].change > 1;
+  const height = (change) => (ratios ? Math.log2(Math.max(1 + change, 1 / 64)) : change);
   const rank = new Map(changes.map((each, at) => [lastAttempts.get(each.nodeid), at + 1]));
   const of = changes.map((each) => lastAttempts.get(each.nodeid));
   const noisy = changes.filter((each) => each.noise != null);
@@ -86,7 +87,7 @@ function plotChanges(name, changes, before) {
     legend: [...["grown", "shrunk", "same", "unclear"].map((verdict) => swatch("bar", verdict, verdicts[verdict])), ...(noisy.length ? [swatch("block", "noise of repeated runs", "band")] : [])],
     describe: () => `Change of ${meaning(name)} against the baseline in ${plural(changes.length, "test")}, from ${signedPercent(changes[0].change)} to ${signedPercent(changes.at(-1).change)}. The table below has the same figures.`,
     x: {label: "tests, the greatest growth first", range: [0.4 - spare, changes.length + 0.6 + spare], show: (at) => (Number.isInteger(at) && at >= 1 && at <= changes.length ? count(at) : "")},
-    y: {label: null, range: [low - (high - low) * 0.08, high + (high - low) * 0.08], show: (power) => signedPercent(2 ** power - 1)},
+    y: {label: null, range: [low - (high - low) * 0.08, high + (high - low) * 0.08], show: (at) => signedPercent(ratios ? 2 ** at - 1 : at), ticker: ratios ? new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], min_interval: 1, desired_num_ticks: 5}) : null},
     draw(figure) {
       fill();
       if (noisy.length) {

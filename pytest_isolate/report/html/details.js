@@ -8,7 +8,8 @@ function usageValue(name, value) {
 }
 
 function usageName(name) {
-  return name.replace(/_(seconds|bytes)$/, "").replaceAll("_", " ").replace(/^(cpu|io)\b/, (word) => word.toUpperCase());
+  const words = name.replace(/_(seconds|bytes)$/, "").replaceAll("_", " ").replace(/^(cpu|io|oom)\b/, (word) => word.toUpperCase());
+  return words === "setup" ? "Set-up" : words[0].toUpperCase() + words.slice(1);
 }
 
 const sizes = new Set(["memory", "swap", "disk"]);

@@ -3,6 +3,7 @@
 const {Plotting} = Bokeh;
 const coarse = matchMedia("(pointer: coarse)").matches;
 const plots = [];
+Bokeh.logger.set_level("warn");
 
 // Options: section, title, hint, legend (nodes), describe () => text, height, x and y: {label, range, show (value => text), ticker},
 // zoom: "x" or "both", nearest (event, pixels) => test or null, tip (test) => lines.
@@ -39,8 +40,8 @@ class Figure {
     // With a finger, a drag scrolls the page; the buttons zoom.
     figure.toolbar.active_drag = options.zoom && !coarse ? tools[0] : null;
     figure.toolbar.logo = null;
-    this.axis(figure.xaxes[0], options.x);
-    this.axis(figure.yaxes[0], options.y);
+    this.axis(figure.xaxes[0], figure.xgrids[0], options.x);
+    this.axis(figure.yaxes[0], figure.ygrids[0], options.y);
     this.home = [...options.x.range, ...options.y.range];
     this.marked = new Bokeh.ColumnDataSource({data: {x: [], y: []}});
     options.draw(figure, this);
@@ -57,13 +58,14 @@ class Figure {
     this.view = await Plotting.show(figure, this.place);
   }
 
-  axis(axis, {label, show, ticker}) {
-    axis.axis_label = label;
+  axis(axis, grid, {label, show, ticker}) {
+    axis.axis_label = label ?? "";
     // Bokeh's own way to a formatter in script needs eval, which the page forbids itself.
     axis.formatter = new Bokeh.BasicTickFormatter();
     axis.formatter.doFormat = (ticks) => ticks.map(show);
     axis.ticker = ticker ?? new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], desired_num_ticks: 5, num_minor_ticks: 0});
     axis.ticker.num_minor_ticks = 0;
+    grid.ticker = axis.ticker;
     axis.axis_label_text_font_style = "normal";
     for (const part of ["axis_label_text_font", "major_label_text_font"]) axis[part] = getComputedStyle(document.body).fontFamily;
     axis.axis_label_text_font_size = "12px";
@@ -164,6 +166,22 @@ class Figure {
     for (const range of [x, y]) range.change.connect(zoomed);
     zoomed();
   }
+}
+
+// Of an axis of decimal logarithms: 1, 2 and 5 of each power of ten, or the powers alone where that would be too many.
+function powerTicker(wanted) {
+  const ticker = new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], desired_num_ticks: wanted});
+  const plain = ticker.get_ticks_no_defaults.bind(ticker);
+  ticker.get_ticks_no_defaults = (low, high, ...others) => {
+    for (const mantissas of [[1, 2, 5], [1]]) {
+      const ticks = [];
+      for (let power = Math.floor(low); power <= high; power += 1) ticks.push(...mantissas.map((mantissa) => power + Math.log10(mantissa)));
+      const inside = ticks.filter((tick) => tick >= low && tick <= high);
+      if (inside.length >= 2 && inside.length <= wanted + 2) return {major: inside, minor: []};
+    }
+    return plain(low, high, ...others);
+  };
+  return ticker;
 }
 
 function alphas(list, strong = 1) {

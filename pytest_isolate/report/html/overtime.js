@@ -44,6 +44,9 @@ function drawOverTime(test, place) {
   const kills = growth(times, series(samples, "oom_kills"));
   if (known.length > 0) {
     const most = Math.max(...known.map((at) => memory[at]), test.cap ?? 0) || 1;
+    // Ticks are round in the unit that they are shown in.
+    const step = Math.min(4, Math.floor(Math.log2(most) / 10));
+    const unit = 1024 ** step;
     // The peak that the kernel kept is higher than what the samples happened to see; nearer ones would cost more.
     made.push([
       "over-memory",
@@ -54,17 +57,17 @@ function drawOverTime(test, place) {
         legend: [swatch("line", "sampled", "memory"), ...(test.cap ? [swatch("dashed", `cap ${bytes(test.cap)}`, "cap")] : []), ...(kills.length ? [swatch("cross", "OOM kill", "failed")] : [])],
         describe: () => `Memory of this test over ${duration(end)}, at most ${bytes(Math.max(...known.map((at) => memory[at])))} in ${plural(known.length, "sample")}; ${plural(kills.length, "OOM kill")} seen.`,
         x,
-        y: {label: null, range: [0, (most * 1.12) / 2 ** 20], show: (mebibytes) => bytes(mebibytes * 2 ** 20)},
+        y: {label: null, range: [0, (most * 1.12) / unit], show: (number) => `${significant(number, 3)} ${byteUnits[step]}`},
         draw(figure) {
-          const values = known.map((at) => memory[at] / 2 ** 20);
+          const values = known.map((at) => memory[at] / unit);
           const at = known.map((each) => times[each]);
           figure.varea({x: at, y1: at.map(() => 0), y2: values, fill_color: palette.memory, fill_alpha: 0.18});
           figure.line(at, values, {line_color: palette.memory, line_width: 2});
           figure.scatter(at, values, {marker: "circle", size: known.length > 80 ? 0 : 4, fill_color: palette.memory, line_color: null});
-          if (test.cap) figure.line([0, end], [test.cap / 2 ** 20, test.cap / 2 ** 20], {line_color: palette.cap, line_width: 2, line_dash: "dashed"});
+          if (test.cap) figure.line([0, end], [test.cap / unit, test.cap / unit], {line_color: palette.cap, line_width: 2, line_dash: "dashed"});
           if (kills.length) {
-            const near = (time) => memory[known.reduce((best, each) => (Math.abs(times[each] - time) < Math.abs(times[best] - time) ? each : best))] / 2 ** 20;
-            figure.scatter(kills.map(([, to]) => to), kills.map(([from]) => test.cap ? test.cap / 2 ** 20 : near(from)), {marker: "x", size: 13, line_color: palette.failed, line_width: 3});
+            const near = (time) => memory[known.reduce((best, each) => (Math.abs(times[each] - time) < Math.abs(times[best] - time) ? each : best))] / unit;
+            figure.scatter(kills.map(([, to]) => to), kills.map(([from]) => test.cap ? test.cap / unit : near(from)), {marker: "x", size: 13, line_color: palette.failed, line_width: 3});
           }
         },
       },

@@ -113,14 +113,14 @@ function drawMemory() {
   const caps = new Bokeh.ColumnDataSource({data: {}});
   const ticks = new Bokeh.ColumnDataSource({data: {}});
   const fill = () => {
-    const edge = known.length > 200 ? 0.5 : 0.38;
+    const edge = known.length > 200 ? 0.6 : 0.38;
     bars.data = {
       left: known.map((test) => rank.get(test) - edge),
       right: known.map((test) => rank.get(test) + edge),
       bottom: known.map(() => low),
       top: known.map((test) => Math.log2(test.peak)),
       colour: known.map((test) => palette.of(test.outcome)),
-      alpha: alphas(known, 0.9),
+      alpha: alphas(known),
     };
     caps.data = {
       x0: capped.map((test) => rank.get(test) - 0.5),
@@ -149,7 +149,7 @@ function drawMemory() {
       figure.quad({left: {field: "left"}, right: {field: "right"}, bottom: {field: "bottom"}, top: {field: "top"}, source: bars, fill_color: {field: "colour"}, line_color: null, fill_alpha: {field: "alpha"}});
       figure.segment({x0: {field: "x0"}, x1: {field: "x1"}, y0: {field: "y"}, y1: {field: "y"}, source: caps, line_color: palette.cap, line_width: 2, line_alpha: {field: "alpha"}});
       this.caps = figure.renderers.at(-1).glyph;
-      figure.scatter({field: "x"}, {field: "y"}, {source: ticks, marker: "triangle", size: 9, fill_color: palette.budget, line_color: null, alpha: {field: "alpha"}});
+      figure.scatter({field: "x"}, {field: "y"}, {source: ticks, marker: "triangle", size: known.length > 200 ? 5 : 9, fill_color: palette.budget, line_color: null, alpha: {field: "alpha"}});
       this.ticks = figure.renderers.at(-1).glyph;
     },
     recolour() {
@@ -197,8 +197,8 @@ function drawCpu() {
     height: 320,
     legend: [swatch("dots", "test", "passed"), swatch("dashed", "CPU = wall: one CPU all the time", "muted")],
     describe: () => `CPU time against wall time of ${plural(known.length, "test")}; ${count(known.filter((test) => test.cpu > test.wall).length)} of them used more than one CPU. The table below has the same figures.`,
-    x: {label: "wall", range: xs, show: (power) => duration(10 ** power), ticker: new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], desired_num_ticks: 4})},
-    y: {label: "CPU", range: ys, show: (power) => duration(10 ** power), ticker: new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], desired_num_ticks: 5})},
+    x: {label: "wall", range: xs, show: (power) => duration(10 ** power), ticker: powerTicker(4)},
+    y: {label: "CPU", range: ys, show: (power) => duration(10 ** power), ticker: powerTicker(5)},
     draw(figure) {
       fill();
       figure.line([low, high], [low, high], {line_color: palette.muted, line_dash: "dashed", line_width: 1.5});

@@ -18,15 +18,16 @@ function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${String(Math.floor(whole / 60) % 60).padStart(2, "0")} min`;
 }
 
+const byteUnits = ["B", "KiB", "MiB", "GiB", "TiB"];
+
 function bytes(size) {
   if (size == null) return unknown;
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let at = 0;
-  while (Math.abs(size) >= 1024 && at < units.length - 1) {
+  while (Math.abs(size) >= 1024 && at < byteUnits.length - 1) {
     size /= 1024;
     at += 1;
   }
-  return `${at === 0 ? Math.round(size) : significant(size, size < 10 ? 2 : 3)} ${units[at]}`;
+  return `${at === 0 ? Math.round(size) : significant(size, size < 10 ? 2 : 3)} ${byteUnits[at]}`;
 }
 
 function count(number) {
@@ -84,4 +85,4 @@ const palette = {
 };
 
 const outcomeOrder = ["failed", "error", "passed", "skipped", "xfailed", "xpassed", "rerun"];
-const markers = {passed: "circle", failed: "x", error: "asterisk", skipped: "dash", xfailed: "inverted_triangle", xpassed: "triangle", rerun: "diamond"};
+const markers = {passed: "circle", failed: "x", error: "asterisk", skipped: "square", xfailed: "inverted_triangle", xpassed: "triangle", rerun: "diamond"};
