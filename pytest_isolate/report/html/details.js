@@ -74,7 +74,7 @@ function drawDetails(from) {
   const at = view.list.indexOf(test);
   const goto = (plot, text) => (plot.options.place?.(test) ? button(text, () => plot.section.scrollIntoView({block: "center"})) : null);
   const overTime = element("div", {class: "over-time"});
-  place.replaceChildren(
+  const parts = [
     element(
       "div",
       {class: "head"},
@@ -92,7 +92,8 @@ function drawDetails(from) {
     part("Contacts", contactList(test.contacts)),
     part("Done without", (test.weakened ?? []).map((text) => element("p", {}, text))),
     part("Notes", (test.notes ?? []).map((text) => element("p", {}, text))),
-  );
+  ];
+  place.replaceChildren(...parts.filter((child) => child !== null));
   place.scrollTop = 0;
   if (test.samples) drawOverTime(test, overTime);
   if (from === "row") scrollToMark(test);

@@ -5,13 +5,17 @@ function series(samples, name) {
   return at < 0 ? samples.rows.map(() => null) : samples.rows.map((row) => row[at]);
 }
 
-// Where a counter has grown since the sample before: [from, to, by].
-function growth(times, counter) {
+// Where a counter has grown since the sample before: [from, to, by]; `joined`, one stretch where it grew without a pause.
+function growth(times, counter, joined = false) {
   const grown = [];
   let before = null;
   counter.forEach((value, at) => {
     if (value == null) return;
-    if (before != null && value > counter[before]) grown.push([times[before], times[at], value - counter[before]]);
+    if (before != null && value > counter[before]) {
+      const last = grown.at(-1);
+      if (joined && last?.[1] === times[before]) [last[1], last[2]] = [times[at], last[2] + value - counter[before]];
+      else grown.push([times[before], times[at], value - counter[before]]);
+    }
     before = at;
   });
   return grown;
@@ -74,7 +78,7 @@ function drawOverTime(test, place) {
     ]);
   }
   const cpu = rates(times, series(samples, "cpu_seconds"));
-  const throttled = growth(times, series(samples, "cpu_throttled_seconds"));
+  const throttled = growth(times, series(samples, "cpu_throttled_seconds"), true);
   if (cpu.x.length > 0) {
     const cap = test.spec.cpu ?? null;
     const most = Math.max(...cpu.y, cap ?? 0, 0.1) * 1.15;
@@ -89,8 +93,8 @@ function drawOverTime(test, place) {
         x,
         y: {label: null, range: [0, most], show: percent},
         draw(figure) {
-          if (throttled.length) figure.quad({left: throttled.map((each) => each[0]), right: throttled.map((each) => each[1]), bottom: throttled.map(() => 0), top: throttled.map(() => most * 0.07), fill_color: palette.warn, line_color: null});
           figure.varea({x: cpu.x, y1: cpu.x.map(() => 0), y2: cpu.y, fill_color: palette.cpu, fill_alpha: 0.18});
+          if (throttled.length) figure.quad({left: throttled.map((each) => each[0]), right: throttled.map((each) => each[1]), bottom: throttled.map(() => 0), top: throttled.map(() => most * 0.07), fill_color: palette.warn, line_color: null});
           figure.line(cpu.x, cpu.y, {line_color: palette.cpu, line_width: 2});
           if (cap) figure.line([0, end], [cap, cap], {line_color: palette.cap, line_width: 2, line_dash: "dashed"});
         },

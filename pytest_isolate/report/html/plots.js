@@ -187,7 +187,7 @@ function drawCpu() {
   const outcomes = [...new Set(known.map((test) => test.outcome))].sort((one, other) => outcomeOrder.indexOf(other) - outcomeOrder.indexOf(one));
   const groups = outcomes.map((outcome) => ({outcome, of: known.filter((test) => test.outcome === outcome), source: new Bokeh.ColumnDataSource({data: {}})}));
   const fill = () => {
-    for (const {of, source} of groups) source.data = {x: of.map(x), y: of.map(y), alpha: alphas(of, known.length > 500 ? 0.55 : 0.85)};
+    for (const {of, source} of groups) source.data = {x: of.map(x), y: of.map(y), alpha: alphas(of, known.length > 500 ? 0.55 : 1)};
   };
   const [low, high] = [Math.min(xs[0], ys[0]) - 9, Math.max(xs[1], ys[1]) + 9];
   return new Figure({
@@ -205,7 +205,7 @@ function drawCpu() {
       this.line = figure.renderers.at(-1).glyph;
       this.glyphs = groups.map(({outcome, source}) => {
         const colour = palette.of(outcome);
-        figure.scatter({field: "x"}, {field: "y"}, {source, marker: markers[outcome] ?? "square", size: outcome === "passed" ? 7 : 9, fill_color: colour, line_color: colour, line_width: 1.5, fill_alpha: {field: "alpha"}, line_alpha: {field: "alpha"}});
+        figure.scatter({field: "x"}, {field: "y"}, {source, marker: markers[outcome] ?? "square", size: outcome === "passed" ? 7 : 9, fill_color: colour, line_color: colour, line_width: outcome === "passed" ? 1 : 2.5, fill_alpha: {field: "alpha"}, line_alpha: {field: "alpha"}});
         return figure.renderers.at(-1).glyph;
       });
     },

@@ -48,7 +48,7 @@ function drawHead() {
 }
 
 function sortBy(key) {
-  if (view.key === key && view.down !== ascending.has(key)) view.key = null;
+  if (view.key === key && view.down === ascending.has(key)) view.key = null;
   else if (view.key === key) view.down = !view.down;
   else Object.assign(view, {key, down: !ascending.has(key)});
   if (view.key === null) view.down = false;
@@ -112,7 +112,7 @@ function row(test, at) {
   return element(
     "tr",
     {role: "row", "data-index": test.index, "aria-rowindex": at + 2, tabindex: test === view.current ? 0 : -1, "aria-selected": String(test === state.selected)},
-    ...columns.map(({key, title, cell}) => element(key === "nodeid" ? "th" : "td", {role: key === "nodeid" ? "rowheader" : "gridcell", scope: key === "nodeid" ? "row" : null, "data-key": key, "data-title": title}, ...cell(test))),
+    ...columns.map(({key, title, rank, cell}) => element(key === "nodeid" ? "th" : "td", {role: key === "nodeid" ? "rowheader" : "gridcell", scope: key === "nodeid" ? "row" : null, class: key !== "nodeid" && key !== "outcome" && rank(test) == null ? "unknown" : null, "data-key": key, "data-title": title}, ...cell(test))),
   );
 }
 
