@@ -48,12 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.subcommand == "doctor":
-        return _doctor(options)
-    if options.subcommand == "layers":
-        return layers.run(options)
-    if options.subcommand == "report":
-        return _report(options)
+    others: dict[str, Callable[[argparse.Namespace], int]] = {"doctor": _doctor, "layers": layers.run, "report": _report}
+    if other := others.get(options.subcommand):
+        return other(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if options.subcommand == "shell":
         return _shell(options, command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
 
 pytestmark = requires("chromium")
 
-ENTER, SPACE, ESCAPE, TAB, DOWN, UP, END, HOME, RIGHT = "\ue007", " ", "\ue00c", "\ue004", "\ue015", "\ue013", "\ue010", "\ue011", "\ue014"
+ENTER, SPACE, ESCAPE, TAB, DOWN, UP, END, HOME, RIGHT = (
+    "\ue007",
+    " ",
+    "\ue00c",
+    "\ue004",
+    "\ue015",
+    "\ue013",
+    "\ue010",
+    "\ue011",
+    "\ue014",
+)
 PLOTS = ("timeline", "memory", "cpu")
 
 Show = Callable[..., "Browser"]
@@ -84,9 +95,19 @@ def hostile() -> dict[str, Any]:
     for test, nodeid in zip(document["tests"], HOSTILE, strict=True):
         test["nodeid"] = nodeid
         test["problems"] = [{"kind": "<b>", "text": nodeid, "failed": True}]
-        test["contacts"] = {"reached": [["tcp", "</script>", 1]], "refused": [], "unanswered": [["udp", "::1", 53]], "more": 3, "incomplete": True}
+        test["contacts"] = {
+            "reached": [["tcp", "</script>", 1]],
+            "refused": [],
+            "unanswered": [["udp", "::1", 53]],
+            "more": 3,
+            "incomplete": True,
+        }
         test["weakened"] = test["notes"] = [nodeid]
-    document["run"] |= {"rootdir": "/srv/<i>\udcff", "arguments": ["-k", "</script><script>window.pwned = 1</script>"], "commit": "<b>"}
+    document["run"] |= {
+        "rootdir": "/srv/<i>\udcff",
+        "arguments": ["-k", "</script><script>window.pwned = 1</script>"],
+        "commit": "<b>",
+    }
     return compared(document) | {"notes": ["<script>window.pwned = 1</script>"], "weakened": {"<b>": 2}}
 
 
@@ -99,21 +120,26 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+def fits(tab: Browser, width: int) -> bool:
+    """Whether nothing of the page is wider than the window, which is as wide as that."""
+    size = "const root = document.scrollingElement; return [root.scrollWidth, root.clientWidth]"
+    return bool(tab.run(size) == [width, width])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_page_asks_for_nothing_but_itself_and_fits_every_width(show: Show, variant: str) -> None:
     document = VARIANTS[variant]()
-    page_width = "const root = document.scrollingElement; return [root.scrollWidth, root.clientWidth]"
     details_width = "const {scrollWidth, clientWidth} = document.getElementById('details'); return scrollWidth - clientWidth"
     for opened, others in ((360, ()), (1440, (800,))):
         tab = show(document, width=opened, dark=opened == 360, finger=opened == 360)
         assert [url.partition(":")[0] for url in tab.requests()] == ["file"]
-        assert tab.run(page_width) == [opened, opened]
+        assert fits(tab, opened)
         if document["tests"]:
             tab.click("#rows tr")
             assert tab.find("#details").is_displayed()
         for width in (opened, *others):
             tab.resize(width)
-            tab.until(lambda width=width: tab.run(page_width) == [width, width])
+            tab.until(partial(fits, tab, width))
             assert tab.run(details_width) == 0
 
 
@@ -144,11 +170,16 @@ def test_hostile_names_are_text(show: Show) -> None:
     assert tab.run("return window.pwned ?? null") is None
     assert tab.run("return document.scripts.length") == 4
     assert tab.run("return document.querySelectorAll('b:not(#counts b), img, i:not(.swatch)').length") == 0
-    shown = tab.run("return [...document.querySelectorAll('#rows .nodeid')].map((each) => [...each.textContent].map((part) => part.codePointAt(0)))")
+    shown = tab.run(
+        "return [...document.querySelectorAll('#rows .nodeid')].map((each) => [...each.textContent].map((part) => part.codePointAt(0)))"
+    )
     assert shown == [[ord(part) for part in nodeid] for nodeid in HOSTILE]
     for number in range(len(HOSTILE)):
         tab.run("document.querySelectorAll('#rows tr')[arguments[0]].click()", number)
-        assert tab.run("return [...document.getElementById('details-title').textContent].map((part) => part.codePointAt(0))") == shown[number]
+        assert (
+            tab.run("return [...document.getElementById('details-title').textContent].map((part) => part.codePointAt(0))")
+            == shown[number]
+        )
     assert "udp [::1]:53" in tab.find("#details").text
     # Found by what it is, not by what it would be as markup.
     tab.find("#query").send_keys("</script><script>")
@@ -160,7 +191,9 @@ def column(tab: Browser, key: str) -> list[str]:
 
 
 def rows(tab: Browser) -> list[int]:
-    return [int(index) for index in tab.run("return [...document.querySelectorAll('#rows tr')].map((each) => each.dataset.index)")]
+    return [
+        int(index) for index in tab.run("return [...document.querySelectorAll('#rows tr')].map((each) => each.dataset.index)")
+    ]
 
 
 def test_headings_sort_by_click_and_by_key_and_say_so(show: Show) -> None:
@@ -205,7 +238,9 @@ def test_filters_and_search_narrow_the_table_and_the_plots(show: Show) -> None:
     tab.press(ENTER)
     assert tab.find("#shown").text == f"{sum(test['worker'] == 'gw2' for test in tests)} of 200 tests"
     tab.click("#kinds .tick:has([value='LEAK'])")
-    assert rows(tab) == [n for n, test in enumerate(tests) if test["worker"] == "gw2" and any(p["kind"] == "leak" for p in test["problems"])]
+    assert rows(tab) == [
+        n for n, test in enumerate(tests) if test["worker"] == "gw2" and any(p["kind"] == "leak" for p in test["problems"])
+    ]
     assert rows(tab)
     tab.click("#clear")
     tab.find("#query").send_keys("MODULE_3 [7]")
@@ -215,7 +250,12 @@ def test_filters_and_search_narrow_the_table_and_the_plots(show: Show) -> None:
 
 
 def selected(tab: Browser) -> list[int]:
-    return [int(index) for index in tab.run("return [...document.querySelectorAll('#rows [aria-selected=true]')].map((each) => each.dataset.index)")]
+    return [
+        int(index)
+        for index in tab.run(
+            "return [...document.querySelectorAll('#rows [aria-selected=true]')].map((each) => each.dataset.index)"
+        )
+    ]
 
 
 def marks(tab: Browser) -> list[bool]:
@@ -229,7 +269,9 @@ def test_row_that_is_clicked_is_marked_in_every_plot_and_brought_into_view(show:
     tab.click("#rows tr:nth-child(10)")
     assert selected(tab) == [9]
     assert tab.find("#details-title").text == one_failed()["tests"][9]["nodeid"]
-    top, bottom = tab.run("const {top, bottom} = document.querySelector('#timeline .canvas').getBoundingClientRect(); return [top, bottom]")
+    top, bottom = tab.run(
+        "const {top, bottom} = document.querySelector('#timeline .canvas').getBoundingClientRect(); return [top, bottom]"
+    )
     assert 0 <= top < bottom <= 700
     assert marks(tab) == [True, True, True]
     # The ring is around the mark of this test: the only red in the plot is inside it.
@@ -268,7 +310,9 @@ def test_everything_works_with_a_keyboard_alone(show: Show) -> None:
         if tab.focused().tag_name == "tr":
             break
     assert tab.focused().get_attribute("data-index") == "0"
-    assert tab.run("return [getComputedStyle(document.activeElement).outlineStyle, document.activeElement.matches(':focus-visible')]") == ["solid", True]
+    assert tab.run(
+        "return [getComputedStyle(document.activeElement).outlineStyle, document.activeElement.matches(':focus-visible')]"
+    ) == ["solid", True]
     tab.press(DOWN, DOWN, DOWN, UP)
     assert tab.focused().get_attribute("data-index") == "2"
     tab.press(END)
@@ -301,7 +345,9 @@ def test_roles_and_labels_say_what_the_pictures_show(show: Show) -> None:
         assert "The table below has the same" in (place.get_attribute("aria-label") or "")
     table = tab.find("#table")
     assert (table.get_attribute("role"), table.get_attribute("aria-rowcount")) == ("grid", "61")
-    assert tab.run("return [...document.querySelectorAll('#rows tr')].map((each) => Number(each.getAttribute('aria-rowindex')))") == list(range(2, 52))
+    assert tab.run(
+        "return [...document.querySelectorAll('#rows tr')].map((each) => Number(each.getAttribute('aria-rowindex')))"
+    ) == list(range(2, 52))
     assert tab.run("return document.querySelectorAll('#rows [tabindex=\"0\"]').length") == 1
 
 
@@ -361,7 +407,18 @@ def test_details_have_everything_that_the_document_says_of_a_test(show: Show) ->
     tab.click("#rows tr")
     tab.until(lambda: len(tab.all("#details .canvas")) == 2)
     text = tab.find("#details").text
-    for part in ("used 64.0 of 64 MiB\nkilled python", "A=1", "64 MiB", "reached: tcp 10.0.0.2:80", "OOM kill", "throttled", "cap 50 %", "kept", "+50 %", "grown"):
+    for part in (
+        "used 64.0 of 64 MiB\nkilled python",
+        "A=1",
+        "64 MiB",
+        "reached: tcp 10.0.0.2:80",
+        "OOM kill",
+        "throttled",
+        "cap 50 %",
+        "kept",
+        "+50 %",
+        "grown",
+    ):
         assert part in text
     tab.until(lambda: len(tab.places("#over-memory .canvas", "--failed")) > 20)  # the kill
     assert len(tab.places("#over-cpu .canvas", "--warn")) > 20  # held back
@@ -392,9 +449,21 @@ def test_run_in_short_says_how_it_ended_on_what_and_with_what(show: Show) -> Non
     text = tab.find("body").text
     assert "This run was stopped before its end: tests may be missing." in text
     assert "pytest -n 4 --isolate-all -k 'not slow'" in text
-    for part in ("0123456789ab", "2, interrupted", "/home/you/project", "55 passed" if "passed" in text else "", "3 without a sandbox", "builder-7", "6.18.0", "v2: cpu, io, memory, pids", "systemd-run --user --scope -p Delegate=yes pytest"):
+    for part in (
+        "0123456789ab",
+        "2, interrupted",
+        "/home/you/project",
+        "55 passed" if "passed" in text else "",
+        "3 without a sandbox",
+        "builder-7",
+        "6.18.0",
+        "v2: cpu, io, memory, pids",
+        "systemd-run --user --scope -p Delegate=yes pytest",
+    ):
         assert part in text or part.endswith("passed")
-    assert sum(map(int, [each.split()[0] for each in tab.texts("#counts li:not(.plain)")])) == sum(document["totals"]["outcomes"].values())
+    assert sum(map(int, [each.split()[0] for each in tab.texts("#counts li:not(.plain)")])) == sum(
+        document["totals"]["outcomes"].values()
+    )
 
 
 def test_five_thousand_tests_are_sorted_searched_and_paged(show: Show) -> None:

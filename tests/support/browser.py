@@ -58,11 +58,18 @@ class Browser:
     def settle(self) -> None:
         """Forget what the console and the network did until now."""
         for kind in ("browser", "performance"):
-            self.driver.get_log(kind)
+            self._log(kind)
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        get: Callable[[str], list[dict[str, Any]]] = self.driver.get_log
+        return get(kind)
 
     def scheme(self, *, dark: bool) -> None:
         """What the system prefers."""
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
         self._tell("Emulation.setEmulatedMedia", features=features)
 
     def _tell(self, command: str, **arguments: Any) -> Any:
@@ -80,11 +87,11 @@ class Browser:
 
     def console(self) -> list[str]:
         """What was written to the console since the page was opened, errors that nobody caught among it."""
-        return [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
+        return [f"{entry['level']}: {entry['message']}" for entry in self._log("browser")]
 
     def requests(self) -> list[str]:
         """Addresses that were asked for since the page was opened."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        events = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [url for url in urls if not url.startswith(("data:", "chrome:"))]
 
@@ -104,23 +111,24 @@ class Browser:
         self.run("arguments[0].scrollIntoView({block: 'center'})", found)
         ActionChains(self.driver, duration=0).move_to_element(found).click().perform()
 
-    def click_at(self, x: float, y: float) -> None:
+    def click_at(self, x: int, y: int) -> None:
         """With the mouse, at a point of the window."""
-        chain = ActionChains(self.driver, duration=0)
-        chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
-        chain.w3c_actions.pointer_action.click()
-        chain.perform()
+        self.hover(x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def hover(self, x: float, y: float) -> None:
-        chain = ActionChains(self.driver, duration=0)
-        chain.w3c_actions.pointer_action.move_to_location(round(x), round(y))
-        chain.perform()
+    def hover(self, x: int, y: int) -> None:
+        """Move the mouse there."""
+        self._tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def tap(self, selector: str) -> None:
         """With a finger."""
         found = self.find(selector)
         self.run("arguments[0].scrollIntoView({block: 'center'})", found)
-        box = self.run("const {left, top, width, height} = arguments[0].getBoundingClientRect(); return [left + width / 2, top + height / 2]", found)
+        box = self.run(
+            "const {left, top, width, height} = arguments[0].getBoundingClientRect(); return [left + width / 2, top + height / 2]",
+            found,
+        )
         self._tell("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1]}])
         self._tell("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
@@ -131,11 +139,14 @@ class Browser:
     def focused(self) -> WebElement:
         return self.driver.switch_to.active_element
 
-    def picture(self, selector: str) -> tuple[Image.Image, float, float]:
+    def picture(self, selector: str) -> tuple[Image.Image, int, int]:
         """What an element looks like, brought into view, and where in the window its left upper corner is."""
         self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
         self.run("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        left, top, width, height = self.run("const {left, top, width, height} = document.querySelector(arguments[0]).getBoundingClientRect(); return [left, top, width, height]", selector)
+        left, top, width, height = self.run(
+            "const {left, top, width, height} = document.querySelector(arguments[0]).getBoundingClientRect(); return [left, top, width, height]",
+            selector,
+        )
         whole = self._tell("Page.captureScreenshot", format="png")["data"]
         image = Image.open(io.BytesIO(base64.b64decode(whole))).convert("RGB")
         return image.crop((int(left), int(top), int(left + width), int(top + height))), int(left), int(top)

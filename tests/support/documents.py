@@ -13,7 +13,7 @@ _STARTED: Final = 1_790_000_000.0
 _OUTCOMES: Final = ("passed",) * 88 + ("failed",) * 5 + ("skipped",) * 3 + ("error", "xfailed", "xpassed", "rerun")
 _PROBLEMS: Final = (
     ("oom", "out of memory: the cap is 64.0 MiB, the peak 64.0 MiB\nkilled: python (pid 2): python -m pytest"),
-    ("timeout", "timeout: still running after 2.00 s\n  File \"test_it.py\", line 7, in test_it\n    time.sleep(60)"),
+    ("timeout", 'timeout: still running after 2.00 s\n  File "test_it.py", line 7, in test_it\n    time.sleep(60)'),
     ("leak", "1 process left behind: sleep (pid 4): sleep 60"),
     ("signal", "signal 11 (SIGSEGV) in call"),
 )  # fmt: skip
@@ -77,7 +77,9 @@ def _tests(count: int, workers: int, sampled: int, chance: random.Random) -> Ite
         outcome = chance.choice(_OUTCOMES)
         peak = int(math.exp(chance.gauss(15.6, 0.9)))
         cap = chance.choice((None, 64 << 20, 64 << 20, 256 << 20))
-        problems = [chance.choice(_PROBLEMS)] if outcome in ("failed", "error") else [_PROBLEMS[2]] if chance.random() < 0.01 else []
+        problems = (
+            [chance.choice(_PROBLEMS)] if outcome in ("failed", "error") else [_PROBLEMS[2]] if chance.random() < 0.01 else []
+        )
         if problems and problems[0][0] == "oom":
             cap = peak = 64 << 20
         if cap:
@@ -123,7 +125,11 @@ def _samples(wall: float, peak: int, cpu: float, chance: random.Random) -> dict[
         held += wall / 40 * 0.3 if 0.3 < share < 0.6 else 0.0
         memory = int(peak * min(1.0, 0.25 + share * chance.uniform(0.7, 1.1)))
         rows.append([round(wall * share, 5), None if step == 7 else memory, spent, held, int(share > 0.8)])
-    return {"interval": wall / 40, "columns": ["seconds", "memory_bytes", "cpu_seconds", "cpu_throttled_seconds", "oom_kills"], "rows": rows}
+    return {
+        "interval": wall / 40,
+        "columns": ["seconds", "memory_bytes", "cpu_seconds", "cpu_throttled_seconds", "oom_kills"],
+        "rows": rows,
+    }
 
 
 def compared(document: dict[str, Any], *, seed: int = 6) -> dict[str, Any]:
@@ -134,11 +140,45 @@ def compared(document: dict[str, Any], *, seed: int = 6) -> dict[str, Any]:
         for figure, name, noise in (("memory", "memory_peak_bytes", 0.02), ("cpu", "cpu_seconds", 0.08)):
             after = test["usage"][name]
             change = 0.5 if number == 0 else chance.gauss(0, noise * 0.8)
-            verdict = "grown" if change > noise * 1.5 else "shrunk" if change < -noise * 1.5 else "unclear" if number % 17 == 3 else "same"
+            verdict = (
+                "grown"
+                if change > noise * 1.5
+                else "shrunk"
+                if change < -noise * 1.5
+                else "unclear"
+                if number % 17 == 3
+                else "same"
+            )
             before = after / (1 + change)
-            rows.append({"nodeid": test["nodeid"], "figure": figure, "before": before, "after": after, "change": change, "noise": noise, "verdict": verdict})
+            rows.append(
+                {
+                    "nodeid": test["nodeid"],
+                    "figure": figure,
+                    "before": before,
+                    "after": after,
+                    "change": change,
+                    "noise": noise,
+                    "verdict": verdict,
+                }
+            )
     if len(rows) > 2:
         rows[2] |= {"before": None, "change": None, "noise": None, "verdict": "new"}
-    rows.append({"nodeid": "tests/test_old.py::test_gone", "figure": "memory", "before": 1 << 20, "after": None, "change": None, "noise": None, "verdict": "gone"})
-    baseline = {"name": "main", "path": "/home/you/project/.isolate/main.json", "commit": "fedcba9876543210", "created": _STARTED - 86400, "machine": document["machine"]}
+    rows.append(
+        {
+            "nodeid": "tests/test_old.py::test_gone",
+            "figure": "memory",
+            "before": 1 << 20,
+            "after": None,
+            "change": None,
+            "noise": None,
+            "verdict": "gone",
+        }
+    )
+    baseline = {
+        "name": "main",
+        "path": "/home/you/project/.isolate/main.json",
+        "commit": "fedcba9876543210",
+        "created": _STARTED - 86400,
+        "machine": document["machine"],
+    }
     return {**document, "comparison": {"baseline": baseline, "tests": rows}}

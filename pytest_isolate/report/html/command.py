@@ -35,7 +35,9 @@ def make(source: str, target: str) -> None:
         raise SpecError("report", why, f"the page after {INSTALL}", _PLACE)
     path = os.path.abspath(target)
     if why := files.refusal(path):
-        raise SpecError("--output", f"{path} can't be written: {why}", "the path of a file in a directory that you can write", _PLACE)
+        raise SpecError(
+            "--output", f"{path} can't be written: {why}", "the path of a file in a directory that you can write", _PLACE
+        )
     document = _read(source)
     try:
         text = page(document)
@@ -44,7 +46,9 @@ def make(source: str, target: str) -> None:
     try:
         files.write(path, text)
     except OSError as error:
-        raise SpecError("--output", f"{path} could not be written: {error.strerror}", "a path on a disk with room", _PLACE) from None
+        raise SpecError(
+            "--output", f"{path} could not be written: {error.strerror}", "a path on a disk with room", _PLACE
+        ) from None
 
 
 def _read(source: str) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def packed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _test(test: Mapping[str, Any], columns: Sequence[str], specs: dict[str, int], share: float) -> dict[str, Any]:
     usage = test.get("usage", {})
-    small = {name: value for name, value in test.items() if value not in ([], {}, None) and name not in ("usage", "spec", "samples")}
+    small = {
+        name: value for name, value in test.items() if value not in ([], {}, None) and name not in ("usage", "spec", "samples")
+    }
     small["usage"] = [_short(usage.get(name)) for name in columns]
     small["spec"] = specs.setdefault(json.dumps(test.get("spec", {}), sort_keys=True), len(specs))
     if "started" in small:

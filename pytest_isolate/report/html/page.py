@@ -31,7 +31,17 @@ INSTALL: Final = "python -m pip install 'pytest-isolate-sandbox[html]'"
 _OLDEST: Final = (3, 8)
 _NEXT: Final = 4
 _LIBRARY: Final = ("bokeh.min.js", "bokeh-api.min.js")
-_OWN: Final = ("values.js", "tests.js", "figure.js", "plots.js", "overtime.js", "compared.js", "table.js", "details.js", "page.js")
+_OWN: Final = (
+    "values.js",
+    "tests.js",
+    "figure.js",
+    "plots.js",
+    "overtime.js",
+    "compared.js",
+    "table.js",
+    "details.js",
+    "page.js",
+)
 
 
 class NoBokeh(Exception):
@@ -99,7 +109,9 @@ def _library() -> list[str]:
         raise NoBokeh(f"{found.origin} belongs to no installed Bokeh") from None
     numbers = [int(number) for number in re.findall(r"\d+", installed)[:2]]
     if not _OLDEST <= tuple(numbers) < (_NEXT,):
-        raise NoBokeh(f"Bokeh {installed} is installed, and the page is made for {'.'.join(map(str, _OLDEST))} up to, but not, {_NEXT}")
+        raise NoBokeh(
+            f"Bokeh {installed} is installed, and the page is made for {'.'.join(map(str, _OLDEST))} up to, but not, {_NEXT}"
+        )
     directory = os.path.join(os.path.dirname(found.origin), "server/static/js")
     scripts = []
     for name in _LIBRARY:
