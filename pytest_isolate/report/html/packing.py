@@ -11,10 +11,13 @@ from typing import Any, Final
 
 __all__ = ["SAMPLE_ROWS", "packed"]
 
-SAMPLE_ROWS: Final = 40_000
+SAMPLE_ROWS: Final = 30_000
 """Of all tests together; where there are more, each test keeps a share of its own, its peaks among them."""
 
 _FEWEST: Final = 16
+
+_BUDGET: Final = ("figure", "used", "allowed", "verdict", "place")
+_CHANGE: Final = ("figure", "before", "after", "change", "noise", "verdict")
 
 
 def packed(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,22 +27,36 @@ def packed(document: Mapping[str, Any]) -> dict[str, Any]:
     specs: dict[str, int] = {}
     rows = sum(len(test["samples"]["rows"]) for test in tests if test.get("samples"))
     share = 1.0 if rows <= SAMPLE_ROWS else SAMPLE_ROWS / rows
-    return {
+    small = {
         **document,
         "tests": [_test(test, columns, specs, share) for test in tests],
         "usage_columns": columns,
         "specs": [json.loads(spec) for spec in specs],
+        "budget_columns": _BUDGET,
         "samples_thinned": share < 1,
     }
+    if comparison := document.get("comparison"):
+        numbers = {test["nodeid"]: number for number, test in enumerate(tests)}
+        rows_of = [[numbers.get(row["nodeid"], row["nodeid"]), *_row(row, _CHANGE)] for row in comparison["tests"]]
+        small["comparison"] = {**comparison, "columns": ("nodeid", *_CHANGE), "tests": rows_of}
+    return small
+
+
+def _row(values: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    return [_short(values.get(name)) for name in names]
 
 
 def _test(test: Mapping[str, Any], columns: Sequence[str], specs: dict[str, int], share: float) -> dict[str, Any]:
     usage = test.get("usage", {})
     small = {
-        name: value for name, value in test.items() if value not in ([], {}, None) and name not in ("usage", "spec", "samples")
+        name: value
+        for name, value in test.items()
+        if value not in ([], {}, None) and name not in ("usage", "spec", "samples", "budget")
     }
     small["usage"] = [_short(usage.get(name)) for name in columns]
     small["spec"] = specs.setdefault(json.dumps(test.get("spec", {}), sort_keys=True), len(specs))
+    if budget := test.get("budget"):
+        small["budget"] = [_row(each, _BUDGET) for each in budget]
     if "started" in small:
         small["started"] = round(small["started"], 5)
     if samples := test.get("samples"):
@@ -57,8 +74,7 @@ def _thinned(samples: Mapping[str, Any], share: float) -> Sequence[Sequence[Any]
     keep = max(_FEWEST, int(len(rows) * share))
     if share >= 1 or len(rows) <= keep:
         return rows
-    columns = list(samples["columns"])
-    memory, kills = columns.index("memory_bytes"), columns.index("oom_kills")
+    memory, kills = (samples["columns"].index(name) for name in ("memory_bytes", "oom_kills"))
     step = len(rows) / keep
     stretches = [range(round(number * step), round((number + 1) * step)) for number in range(keep)]
     chosen = {max(stretch, key=lambda at: rows[at][memory] or 0) for stretch in stretches if stretch}

@@ -3,7 +3,10 @@
 const {document: run, figures} = JSON.parse(byId("data").textContent);
 
 const about = run.run ?? {};
-const comparison = run.comparison ?? null;
+
+function named(columns, row) {
+  return Object.fromEntries(columns.map((column, at) => [column, row[at]]));
+}
 
 function unpack(packed, index) {
   const usage = {};
@@ -11,7 +14,7 @@ function unpack(packed, index) {
     if (packed.usage[at] != null) usage[name] = packed.usage[at];
   });
   const spec = run.specs[packed.spec] ?? {};
-  const budget = packed.budget ?? [];
+  const budget = (packed.budget ?? []).map((row) => named(run.budget_columns, row));
   const start = packed.started == null || about.started == null ? null : packed.started - about.started;
   const peak = usage.memory_peak_bytes ?? null;
   const cap = spec.memory ?? null;
@@ -41,6 +44,12 @@ function share(budget) {
 
 const tests = run.tests.map(unpack);
 const workers = [...new Set(tests.map((test) => test.worker))].sort((one, other) => one.localeCompare(other, "en", {numeric: true}));
+
+// Tests of this run are numbers there.
+const comparison = run.comparison && {
+  ...run.comparison,
+  tests: run.comparison.tests.map(([who, ...rest]) => named(run.comparison.columns, [typeof who === "number" ? tests[who].nodeid : who, ...rest])),
+};
 
 // A comparison names tests, and the last attempt at a test is its result.
 const lastAttempts = new Map(tests.map((test) => [test.nodeid, test]));
