@@ -28,7 +28,7 @@ function drawOverview() {
       ["CPU", duration(usage.cpu_seconds)],
       ["Wall, summed", duration(usage.wall_seconds)],
       ["Set-up, summed", duration(usage.setup_seconds)],
-      ["Highest memory peak", bytes(usage.memory_peak_bytes)],
+      ["Memory peak", bytes(usage.memory_peak_bytes)],
       ["Written to disk", usage.io_write_bytes == null ? null : bytes(usage.io_write_bytes)],
       ["OOM kills", kills ? count(kills) : null],
       ["Workers", workers.length > 1 ? count(workers.length) : null],

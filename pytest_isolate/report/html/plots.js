@@ -173,7 +173,7 @@ function drawMemory() {
 function drawCpu() {
   const known = tests.filter((test) => test.cpu != null && test.wall > 0);
   if (known.length === 0) {
-    return nothing("cpu", "CPU against wall time", "No CPU figures: nothing ran, or the machine gave none.");
+    return nothing("cpu", "CPU against wall", "No CPU figures: nothing ran, or the machine gave none.");
   }
   const least = 1e-4;
   const x = (test) => Math.log10(Math.max(test.wall, least));
@@ -192,7 +192,7 @@ function drawCpu() {
   const [low, high] = [Math.min(xs[0], ys[0]) - 9, Math.max(xs[1], ys[1]) + 9];
   return new Figure({
     section: "cpu",
-    title: "CPU against wall time",
+    title: "CPU against wall",
     zoom: "both",
     height: 320,
     legend: [swatch("dots", "test", "passed"), swatch("dashed", "CPU = wall: one CPU all the time", "muted")],
