@@ -1,5 +1,11 @@
 // The plots of all tests: when, how much memory, how much CPU.
 
+// Those that matter are drawn last, over what a pixel shares with them.
+function gravest(list) {
+  const weight = (test) => (test.outcome === "failed" || test.outcome === "error" ? 1 : 0);
+  return [...list].sort((one, other) => weight(one) - weight(other));
+}
+
 function drawTimeline() {
   const timed = tests.filter((test) => test.start != null && test.wall != null);
   if (timed.length === 0) {
@@ -7,9 +13,7 @@ function drawTimeline() {
   }
   const lane = new Map(workers.map((worker, at) => [worker, workers.length - 1 - at]));
   const lanes = workers.map((worker) => timed.filter((test) => test.worker === worker).sort((one, other) => one.start - other.start));
-  // Those that matter are drawn last, over what a pixel shares with them.
-  const weight = (test) => (test.outcome === "failed" || test.outcome === "error" ? 1 : 0);
-  const drawn = [...timed].sort((one, other) => weight(one) - weight(other));
+  const drawn = gravest(timed);
   const grave = drawn.filter((test) => test.problems.length > 0);
   const y = (test) => lane.get(test.worker);
   const first = Math.min(0, ...timed.map((test) => test.start - (test.setup ?? 0)));
@@ -103,6 +107,7 @@ function drawMemory() {
     return nothing("memory", "Memory peaks", "No memory figures: nothing ran, or the machine gave none. Without a memory cgroup there are none; python -m pytest_isolate doctor says what to type.");
   }
   const rank = new Map(known.map((test, at) => [test, at + 1]));
+  const drawn = gravest(known);
   const capped = known.filter((test) => test.cap);
   const budgeted = known.filter((test) => memoryBudget(test) > 0);
   const values = [...known.map((test) => test.peak), ...capped.map((test) => test.cap), ...budgeted.map(memoryBudget)].map(Math.log2);
@@ -113,14 +118,14 @@ function drawMemory() {
   const caps = new Bokeh.ColumnDataSource({data: {}});
   const ticks = new Bokeh.ColumnDataSource({data: {}});
   const fill = () => {
-    const edge = known.length > 200 ? 0.6 : 0.38;
+    const edge = known.length > 200 ? 0.5 : 0.38;
     bars.data = {
-      left: known.map((test) => rank.get(test) - edge),
-      right: known.map((test) => rank.get(test) + edge),
-      bottom: known.map(() => low),
-      top: known.map((test) => Math.log2(test.peak)),
-      colour: known.map((test) => palette.of(test.outcome)),
-      alpha: alphas(known),
+      left: drawn.map((test) => rank.get(test) - edge),
+      right: drawn.map((test) => rank.get(test) + edge),
+      bottom: drawn.map(() => low),
+      top: drawn.map((test) => Math.log2(test.peak)),
+      colour: drawn.map((test) => palette.of(test.outcome)),
+      alpha: alphas(drawn),
     };
     caps.data = {
       x0: capped.map((test) => rank.get(test) - 0.5),
@@ -146,7 +151,7 @@ function drawMemory() {
     y: {label: null, range: [low, high], show: (power) => bytes(2 ** power), ticker: new Bokeh.AdaptiveTicker({base: 10, mantissas: [1, 2, 5], min_interval: 1, desired_num_ticks: 6})},
     draw(figure) {
       fill();
-      figure.quad({left: {field: "left"}, right: {field: "right"}, bottom: {field: "bottom"}, top: {field: "top"}, source: bars, fill_color: {field: "colour"}, line_color: null, fill_alpha: {field: "alpha"}});
+      figure.quad({left: {field: "left"}, right: {field: "right"}, bottom: {field: "bottom"}, top: {field: "top"}, source: bars, fill_color: {field: "colour"}, line_color: {field: "colour"}, line_width: 0.5, fill_alpha: {field: "alpha"}, line_alpha: {field: "alpha"}});
       figure.segment({x0: {field: "x0"}, x1: {field: "x1"}, y0: {field: "y"}, y1: {field: "y"}, source: caps, line_color: palette.cap, line_width: 2, line_alpha: {field: "alpha"}});
       this.caps = figure.renderers.at(-1).glyph;
       figure.scatter({field: "x"}, {field: "y"}, {source: ticks, marker: "triangle", size: known.length > 200 ? 5 : 9, fill_color: palette.budget, line_color: null, alpha: {field: "alpha"}});
