@@ -117,6 +117,14 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, left: int, right: int, y: int) -> None:
+        """With the mouse, from one point to another at the same height."""
+        self.hover(left, y)
+        self._tell("Input.dispatchMouseEvent", type="mousePressed", x=left, y=y, button="left", clickCount=1)
+        for x in range(left, right + 1, max(1, (right - left) // 5)):
+            self._tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)
+        self._tell("Input.dispatchMouseEvent", type="mouseReleased", x=right, y=y, button="left", clickCount=1)
+
     def hover(self, x: int, y: int) -> None:
         """Move the mouse there."""
         self._tell("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)

@@ -107,8 +107,8 @@ def _tests(count: int, workers: int, sampled: int, chance: random.Random) -> Ite
         if number % 5 == 0:
             allowed = 32 << 20
             test["budget"] = [
-                {"figure": "memory", "used": peak, "allowed": allowed, "verdict": "exceeded" if peak > allowed else "kept", "place": "pyproject.toml"},
-                {"figure": "wall", "used": wall, "allowed": 1.0, "verdict": "exceeded" if wall > 1 else "kept", "place": "marker"},
+                {"figure": "memory", "used": peak, "allowed": allowed, "verdict": "over" if peak > allowed else "within", "place": "pyproject.toml"},
+                {"figure": "wall", "used": wall, "allowed": 1.0, "verdict": "over" if wall > 1 else "within", "place": "marker"},
             ]  # fmt: skip
         if number < sampled:
             test["samples"] = _samples(wall, peak, cpu, chance)
@@ -140,40 +140,14 @@ def compared(document: dict[str, Any], *, seed: int = 6) -> dict[str, Any]:
         for figure, name, noise in (("memory", "memory_peak_bytes", 0.02), ("cpu", "cpu_seconds", 0.08)):
             after = test["usage"][name]
             change = 0.5 if number == 0 else chance.gauss(0, noise * 0.8)
-            verdict = (
-                "grown"
-                if change > noise * 1.5
-                else "shrunk"
-                if change < -noise * 1.5
-                else "unclear"
-                if number % 17 == 3
-                else "same"
-            )
-            before = after / (1 + change)
-            rows.append(
-                {
-                    "nodeid": test["nodeid"],
-                    "figure": figure,
-                    "before": before,
-                    "after": after,
-                    "change": change,
-                    "noise": noise,
-                    "verdict": verdict,
-                }
-            )
+            verdict = _verdict(change, noise, clear=number % 17 != 3)
+            rows.append(_change(test["nodeid"], figure, after / (1 + change), after, change, noise, verdict))
+        rows[-1] |= {"limit": "20%", "exceeded": number == 0}
     if len(rows) > 2:
         rows[2] |= {"before": None, "change": None, "noise": None, "verdict": "new"}
-    rows.append(
-        {
-            "nodeid": "tests/test_old.py::test_gone",
-            "figure": "memory",
-            "before": 1 << 20,
-            "after": None,
-            "change": None,
-            "noise": None,
-            "verdict": "gone",
-        }
-    )
+    rows.append(_change("tests/test_old.py::test_gone", "memory", 1 << 20, None, None, None, "gone"))
+    for test in document["tests"][:1]:
+        test["repetitions"] = [{name: value * scale for name, value in test["usage"].items()} for scale in (0.5, 0.75, 1)]
     baseline = {
         "name": "main",
         "path": "/home/you/project/.isolate/main.json",
@@ -181,4 +155,20 @@ def compared(document: dict[str, Any], *, seed: int = 6) -> dict[str, Any]:
         "created": _STARTED - 86400,
         "machine": document["machine"],
     }
-    return {**document, "comparison": {"baseline": baseline, "tests": rows}}
+    unlike = [{"fact": "kernel", "before": "6.1.0", "after": "6.18.0"}]
+    about = {"unlike": unlike, "unjudged": ["instructions"], "unmeasured": [], "failed": ["tests/test_other.py::test_failed"]}
+    return {**document, "comparison": {"baseline": baseline, "tests": rows, **about}}
+
+
+def _verdict(change: float, noise: float, *, clear: bool) -> str:
+    if abs(change) > noise * 1.5:
+        return "grown" if change > 0 else "shrunk"
+    return "same" if clear else "unclear"
+
+
+def _change(
+    nodeid: str, figure: str, before: float | None, after: float | None, change: float | None, noise: float | None, verdict: str
+) -> dict[str, Any]:
+    return {
+        "nodeid": nodeid, "figure": figure, "before": before, "after": after, "change": change, "noise": noise, "verdict": verdict,
+    }  # fmt: skip

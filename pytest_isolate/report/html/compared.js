@@ -1,6 +1,8 @@
 // The change against a baseline, one figure at a time: a bar per test from before to after, the noise of repeated runs behind it.
 
-const verdicts = {grown: "failed", shrunk: "passed", same: "skipped", unclear: "warn", new: "xfailed", gone: "skipped"};
+const verdicts = {exceeded: "failed", grown: "rerun", shrunk: "passed", same: "skipped", unclear: "xpassed", new: "xfailed", gone: "skipped"};
+
+const wording = {exceeded: "grown beyond their limit"};
 
 function meaning(figure) {
   return figures[figure]?.meaning ?? figure;
@@ -24,11 +26,18 @@ function drawComparison() {
     baseline.commit ? `commit ${baseline.commit.slice(0, 12)}` : null,
   ];
   const tally = {};
-  for (const each of comparison.tests) tally[each.verdict] = (tally[each.verdict] ?? 0) + 1;
-  const words = Object.entries(tally).map(([verdict, number]) => `${count(number)} ${verdict}`);
+  for (const each of comparison.tests) tally[judged(each)] = (tally[judged(each)] ?? 0) + 1;
+  const words = Object.entries(tally).map(([verdict, number]) => `${count(number)} ${wording[verdict] ?? verdict}`);
   const choice = element("select", {change: () => draw(choice.value)}, ...names.map((name) => element("option", {value: name}, meaning(name))));
+  const remarks = [
+    comparison.unlike?.length ? `The machines differ: ${comparison.unlike.map((each) => `${each.fact} ${each.before} → ${each.after}`).join(", ")}.` : null,
+    comparison.unjudged?.length ? `Because of that not compared: ${comparison.unjudged.map(meaning).join(", ")}.` : null,
+    comparison.unmeasured?.length ? `${plural(comparison.unmeasured.length, "figure")} with a limit could not be measured: ${comparison.unmeasured.slice(0, 5).map((each) => `${each.figure} of ${each.nodeid}`).join(", ")}${comparison.unmeasured.length > 5 ? ", …" : ""}.` : null,
+    comparison.failed?.length ? `${plural(comparison.failed.length, "test")} of the baseline ran and didn't pass.` : null,
+  ];
   const before = [
     element("p", {}, `${said.filter(Boolean).join(", ")}. Figures: ${words.join(", ") || "none"}.`),
+    ...remarks.filter(Boolean).map((text) => element("p", {}, text)),
     names.length ? element("label", {class: "choice"}, element("span", {}, "Figure"), choice) : null,
   ].filter(Boolean);
   const after = element("div", {id: "gone"});
@@ -72,8 +81,8 @@ function plotChanges(name, changes, before) {
       right: of.map((test) => rank.get(test) + edge),
       bottom: changes.map((each) => Math.min(0, height(each.change))),
       top: changes.map((each) => Math.max(0, height(each.change))),
-      colour: changes.map((each) => palette[verdicts[each.verdict] ?? "other"]),
-      alpha: alphas(of, 0.9),
+      colour: changes.map((each) => palette[verdicts[judged(each)] ?? "other"]),
+      alpha: alphas(of),
     };
   };
   const test = (each) => lastAttempts.get(each.nodeid);
@@ -84,7 +93,7 @@ function plotChanges(name, changes, before) {
     zoom: "x",
     xgrid: false,
     height: 280,
-    legend: [...["grown", "shrunk", "same", "unclear"].map((verdict) => swatch("bar", verdict, verdicts[verdict])), ...(noisy.length ? [swatch("block", "noise of repeated runs", "band")] : [])],
+    legend: [...["exceeded", "grown", "shrunk", "same", "unclear"].filter((verdict) => changes.some((each) => judged(each) === verdict)).map((verdict) => swatch("bar", wording[verdict] ?? verdict, verdicts[verdict])), ...(noisy.length ? [swatch("block", "noise of repeated runs", "band")] : [])],
     describe: () => `Change of ${meaning(name)} against the baseline in ${plural(changes.length, "test")}, from ${signedPercent(changes[0].change)} to ${signedPercent(changes.at(-1).change)}. The table below has the same figures.`,
     x: {label: "tests, the greatest growth first", range: [0.4 - spare, changes.length + 0.6 + spare], show: (at) => (Number.isInteger(at) && at >= 1 && at <= changes.length ? count(at) : "")},
     y: {label: null, range: [low - (high - low) * 0.08, high + (high - low) * 0.08], show: (at) => signedPercent(ratios ? 2 ** at - 1 : at), ticker: ratios ? new Bokeh.AdaptiveTicker({mantissas: [1, 2, 5], min_interval: 1, desired_num_ticks: 5}) : null},
@@ -108,7 +117,7 @@ function plotChanges(name, changes, before) {
     nearest: (event, pixels) => closest(of, (which) => Math.max(0, Math.abs(pixels.x(rank.get(which)) - event.sx) - Math.abs(pixels.x(0.5) - pixels.x(0)))),
     tip(which) {
       const each = changes[rank.get(which) - 1];
-      return [shortName(each.nodeid), `${each.verdict}: ${amount(name, each.before)} → ${amount(name, each.after)}, ${signedPercent(each.change)}`, ...(each.noise == null ? [] : [`noise ±${percent(each.noise)}`])];
+      return [shortName(each.nodeid), `${judged(each)}: ${amount(name, each.before)} → ${amount(name, each.after)}, ${signedPercent(each.change)}`, ...(each.noise == null ? [] : [`noise ±${percent(each.noise)}`])];
     },
   });
 }

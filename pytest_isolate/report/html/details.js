@@ -24,6 +24,12 @@ function specValue(key, value) {
   return JSON.stringify(value);
 }
 
+// Of the runs of a test that was repeated.
+function range(test, name) {
+  const [low, high] = test.ranges[name] ?? [];
+  return low == null || low === high ? null : element("small", {}, ` ${usageValue(name, low)} to ${usageValue(name, high)}`);
+}
+
 function part(title, ...content) {
   const inside = content.flat().filter((child) => child != null);
   return inside.length ? element("section", {}, element("h3", {}, title), ...inside) : null;
@@ -45,7 +51,7 @@ function changeTable(test) {
     "table",
     {class: "small"},
     element("thead", {}, element("tr", {}, ...["Figure", "Before", "After", "Change", "Noise", "Verdict"].map((title) => element("th", {scope: "col"}, title)))),
-    element("tbody", {}, ...test.changes.map((each) => element("tr", {}, element("th", {scope: "row"}, each.figure), element("td", {}, amount(each.figure, each.before)), element("td", {}, amount(each.figure, each.after)), element("td", {}, signedPercent(each.change)), element("td", {}, each.noise == null ? unknown : `±${percent(each.noise)}`), element("td", {}, each.verdict)))),
+    element("tbody", {}, ...test.changes.map((each) => element("tr", {}, element("th", {scope: "row"}, each.figure), element("td", {}, amount(each.figure, each.before)), element("td", {}, amount(each.figure, each.after)), element("td", {}, signedPercent(each.change), each.limit ? element("small", {}, ` limit ${each.limit}`) : null), element("td", {}, each.noise == null ? unknown : `±${percent(each.noise)}`), element("td", {}, judged(each))))),
   );
 }
 
@@ -84,7 +90,7 @@ function drawDetails(from) {
     element("p", {class: "state"}, badge(test.outcome, test.outcome), ...test.kinds.map((kind) => badge("problem", kind)), test.attempt > 1 || test.outcome === "rerun" ? ` attempt ${test.attempt}` : null, test.worker ? ` on ${test.worker}` : null, test.start == null ? null : ` at ${duration(Math.max(0, test.start))}`),
     element("div", {class: "ways"}, button("‹ Previous", () => step(-1), {"data-step": "-1", disabled: at <= 0}), button("Next ›", () => step(1), {"data-step": "1", disabled: at < 0 || at >= view.list.length - 1}), button("Row", () => showRow(test), {disabled: at < 0}), ...plots.filter((plot) => plot.options.place).map((plot) => goto(plot, {timeline: "Timeline", memory: "Memory", cpu: "CPU", comparison: "Change"}[plot.options.section]))),
     part("Problems", test.problems.map((problem) => element("div", {class: problem.failed ? "problem" : "problem mild"}, badge("problem", problem.kind.toUpperCase()), element("pre", {}, problem.text)))),
-    part("Used", Object.keys(test.usage).length ? element("dl", {class: "figures"}, ...definitions(Object.entries(test.usage).map(([name, value]) => [usageName(name), usageValue(name, value)]))) : element("p", {}, "No figures are known.")),
+    part(test.repetitions ? `Used, last of ${plural(test.repetitions.count, "run")}` : "Used", Object.keys(test.usage).length ? element("dl", {class: "figures"}, ...definitions(Object.entries(test.usage).map(([name, value]) => [usageName(name), element("span", {}, usageValue(name, value), range(test, name))]))) : element("p", {}, "No figures are known.")),
     part("Over time", test.samples ? overTime : null),
     part("Budgets", budgetTable(test)),
     part("Change against the baseline", changeTable(test)),

@@ -16,8 +16,9 @@ SAMPLE_ROWS: Final = 30_000
 
 _FEWEST: Final = 16
 
+_OWN_FORM: Final = ("usage", "spec", "samples", "budget", "repetitions")
 _BUDGET: Final = ("figure", "used", "allowed", "verdict", "place")
-_CHANGE: Final = ("figure", "before", "after", "change", "noise", "verdict")
+_CHANGE: Final = ("figure", "before", "after", "change", "noise", "verdict", "limit", "exceeded")
 
 
 def packed(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def packed(document: Mapping[str, Any]) -> dict[str, Any]:
     if comparison := document.get("comparison"):
         numbers = {test["nodeid"]: number for number, test in enumerate(tests)}
         rows_of = [[numbers.get(row["nodeid"], row["nodeid"]), *_row(row, _CHANGE)] for row in comparison["tests"]]
+        for row in rows_of:
+            while row[-1] is None:  # most have no limit
+                row.pop()
         small["comparison"] = {**comparison, "columns": ("nodeid", *_CHANGE), "tests": rows_of}
     return small
 
@@ -48,20 +52,24 @@ def _row(values: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 
 def _test(test: Mapping[str, Any], columns: Sequence[str], specs: dict[str, int], share: float) -> dict[str, Any]:
     usage = test.get("usage", {})
-    small = {
-        name: value
-        for name, value in test.items()
-        if value not in ([], {}, None) and name not in ("usage", "spec", "samples", "budget")
-    }
+    small = {name: value for name, value in test.items() if value not in ([], {}, None) and name not in _OWN_FORM}
     small["usage"] = [_short(usage.get(name)) for name in columns]
     small["spec"] = specs.setdefault(json.dumps(test.get("spec", {}), sort_keys=True), len(specs))
     if budget := test.get("budget"):
         small["budget"] = [_row(each, _BUDGET) for each in budget]
+    if repetitions := test.get("repetitions"):
+        small["repetitions"] = {"count": len(repetitions), "ranges": [_range(repetitions, name) for name in columns]}
     if "started" in small:
         small["started"] = round(small["started"], 5)
     if samples := test.get("samples"):
         small["samples"] = {**samples, "rows": [[_short(value) for value in row] for row in _thinned(samples, share)]}
     return small
+
+
+def _range(usages: Sequence[Mapping[str, Any]], name: str) -> list[Any] | None:
+    """Of one figure; None where it isn't known."""
+    values = [usage[name] for usage in usages if name in usage]
+    return [_short(min(values)), _short(max(values))] if values else None
 
 
 def _short(value: Any) -> Any:

@@ -32,8 +32,8 @@ function gauge(fraction) {
 
 function changeText(change) {
   if (!change) return unknown;
-  const colour = {grown: "failed", shrunk: "passed"}[change.verdict] ?? "muted";
-  return element("span", {style: `color: var(--${colour})`, title: `${meaning(change.figure)}: ${change.verdict}`}, change.change == null ? change.verdict : `${change.figure} ${signedPercent(change.change)}`);
+  const colour = {exceeded: "failed", grown: "rerun", shrunk: "passed"}[judged(change)] ?? "muted";
+  return element("span", {style: `color: var(--${colour})`, title: `${meaning(change.figure)}: ${judged(change)}`}, change.change == null ? change.verdict : `${change.figure} ${signedPercent(change.change)}`);
 }
 
 const kindsOfProblem = [...new Set(tests.flatMap((test) => test.kinds))].sort();

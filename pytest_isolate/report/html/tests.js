@@ -5,7 +5,7 @@ const {document: run, figures} = JSON.parse(byId("data").textContent);
 const about = run.run ?? {};
 
 function named(columns, row) {
-  return Object.fromEntries(columns.map((column, at) => [column, row[at]]));
+  return Object.fromEntries(columns.map((column, at) => [column, row[at] ?? null]));
 }
 
 function unpack(packed, index) {
@@ -29,6 +29,7 @@ function unpack(packed, index) {
     cpu: usage.cpu_seconds ?? null,
     capShare: peak != null && cap ? peak / cap : null,
     budgetShare: budget.reduce((most, each) => (each.used == null ? most : Math.max(most ?? 0, share(each))), null),
+    ranges: named(run.usage_columns, packed.repetitions?.ranges ?? []),
     kinds: [...new Set(problems.map((problem) => problem.kind.toUpperCase()))],
     changes: [],
     change: null,
@@ -60,10 +61,11 @@ for (const change of comparison?.tests ?? []) {
   else gone.push(change);
 }
 const gravity = {grown: 3, unclear: 2, shrunk: 1};
+const judged = (change) => (change.exceeded ? "exceeded" : change.verdict);
 for (const test of tests) {
   test.change = test.changes.reduce(
     (gravest, each) => {
-      const rank = (change) => [gravity[change.verdict] ?? 0, Math.abs(change.change ?? 0)];
+      const rank = (change) => [change.exceeded ? 4 : (gravity[change.verdict] ?? 0), Math.abs(change.change ?? 0)];
       if (!gravest) return each;
       const [one, other] = [rank(each), rank(gravest)];
       return one[0] > other[0] || (one[0] === other[0] && one[1] > other[1]) ? each : gravest;
