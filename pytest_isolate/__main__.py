@@ -1,4 +1,4 @@
-"""The command line, also as `pytest-isolate`: `python -m pytest_isolate run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `budgets`, `doctor`."""
+"""The command line, also as `pytest-isolate`: `run [--KEY=VALUE …] -- COMMAND`, `shell`, `layers`, `budgets`, `report`, `doctor`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pytest_isolate.model.project import outside
 from pytest_isolate.model.spec import Spec, absent, contradictions
 from pytest_isolate.model.units import format_duration
 from pytest_isolate.model.usage import Usage
+from pytest_isolate.report.html import command as reports
 from pytest_isolate.sandbox import Pool, Process, Sandbox
 from pytest_isolate.sandbox.roots import Roots
 
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     options = parser.parse_args(arguments)
-    others: dict[str, Callable[[argparse.Namespace], int]] = {"doctor": _doctor, "layers": layers.run, "budgets": _budgets}
+    others: dict[str, Callable[[argparse.Namespace], int]] = {
+        "doctor": _doctor, "layers": layers.run, "budgets": _budgets, "report": _report,
+    }  # fmt: skip
     if other := others.get(options.subcommand):
         return other(options)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--cgroup", metavar="PATH", help="delegated cgroup directory, as for --isolate-cgroup")
     layers.add_parser(commands)
     _add_budgets(commands)
+    reports.add_parser(commands)
     return parser
 
 
@@ -206,6 +210,15 @@ def _budgets(options: argparse.Namespace) -> int:
 
 def _say(what: object) -> None:
     print(f"pytest-isolate: {what}", file=sys.stderr)
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        reports.make(options.document, options.output)
+    except SpecError as error:
+        _say(error)
+        return _USAGE_ERROR
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

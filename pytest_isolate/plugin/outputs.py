@@ -57,6 +57,10 @@ class Outputs:
             self._write(session, self._settings.metrics, metrics(document))
         if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
             github.take(document)
+        if self._settings.html:
+            from pytest_isolate.report.html.page import page
+
+            self._write(session, self._settings.html, page(document))
 
     def _write(self, session: pytest.Session, path: str, text: str) -> None:
         from pytest_isolate.report.files import write

@@ -77,6 +77,7 @@ class Reader:
             repeat=self.repeat,
             baselines=(asked := self.baselines()),
             instructions=self.instructions(asked),
+            html=self.html(),
             layers=self.layers(),
             profiles=self.profiles,
             nearer=self.nearer,
@@ -243,6 +244,17 @@ class Reader:
         if not value or (why := refusal(path)):
             said = f"{path} can't be written: {why}" if value else "'' names no file"
             self.errors.append(f"{place}: {typed}: {said}; accepted: the path of a file in a directory that you can write")
+        return path
+
+    def html(self) -> str:
+        """As `output`; and what draws the page is looked for now."""
+        path = self.output("isolate_html")
+        if path:
+            from pytest_isolate.report.html.page import INSTALL, missing
+
+            if why := missing():
+                _, place, typed = self.either("isolate_html")
+                self.errors.append(f"{place}: {typed}: {why}; to draw the page: {INSTALL}")
         return path
 
     def base(self) -> Path:

@@ -52,6 +52,7 @@ class Settings(NamedTuple):
         repeat: how often each isolated test runs.
         baselines: what is saved and compared; None or empty: nothing.
         instructions: whether they are counted.
+        html: where the page that is made of it is written; empty: nowhere.
     """
 
     isolate_all: bool = False
@@ -79,11 +80,12 @@ class Settings(NamedTuple):
     repeat: int = 1
     baselines: Asked | None = None
     instructions: bool = False
+    html: str = ""
 
     @property
     def writes(self) -> bool:
         """Whether something is made of the run beside what the terminal shows."""
-        return bool(self.json or self.metrics or self.baselines)
+        return bool(self.json or self.metrics or self.html or self.baselines)
 
 
 settings_key: Final = pytest.StashKey[Settings]()

@@ -153,6 +153,13 @@ def _emulator() -> str:
     return "" if shutil.which("qemu-aarch64-static") else "qemu-aarch64-static isn't installed (apt install qemu-user-static)"
 
 
+def _chromium() -> str:
+    for program, package in (("chromium", "chromium"), ("chromedriver", "chromium-driver")):
+        if missing := _program(program, package)():
+            return missing
+    return _distribution("selenium")()
+
+
 def _postgresql() -> str:
     return "" if shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) else "postgresql isn't installed"
 
@@ -224,6 +231,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "redis-server": _program("redis-server", "redis-server"),
     "nginx": _program("nginx", "nginx-light"),
     "postgresql": _postgresql,
+    "chromium": _chromium,
     **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "podman", "zstd")},
     "mmdebstrap": _mmdebstrap,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
