@@ -16,7 +16,7 @@ from typing import Final
 
 from pytest_isolate.kernel.syscalls import libc
 
-__all__ = ["block_signals", "handler_of", "restore_signals"]
+__all__ = ["block_signals", "handler_of", "has_ended", "restore_signals"]
 
 _SIG_SETMASK: Final = 2
 _SIGSET_BYTES: Final = 128
@@ -48,3 +48,9 @@ def handler_of(number: int) -> int:
     if libc.sigaction(number, None, found) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_void_p)], sys.byteorder)
+
+
+def has_ended(pidfd: int, seconds: float) -> bool:
+    """Whether the process ends within `seconds`; what is to be read of a pidfd is that (pidfd_open(2))."""
+    ready, _, _ = select.select([pidfd], [], [], seconds)
+    return bool(ready)

@@ -6,6 +6,7 @@ budget, a baseline and a plot can't mean different things by ``memory``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -43,6 +44,22 @@ class Figure:
         """What was typed as a limit, in the figure's unit; nothing at all (0) is a limit too. Raises ValueError."""
         return _PARSERS[self.kind](value)
 
+    def typed(self, value: float) -> str:
+        """At least `value`, in two places and the unit that fits, as `parse` takes it."""
+        units = _UNITS.get(self.kind)
+        if units is None or not value:
+            return str(math.ceil(value))
+        size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
+        places = 0 if unit == "B" else max(0, 1 - math.floor(math.log10(max(value / size, 1.0))))
+        number = math.ceil(round(value / size * 10**places, 6)) / 10**places
+        step = 10.0**-places
+        if number >= 100:  # two places of three digits or more
+            step = 10.0 ** (math.floor(math.log10(number)) - 1)
+            number = math.ceil(number / step) * step
+        while self.parse(text := f"{number:.{places}f}".removesuffix(".0") + unit) < value:
+            number += step
+        return text
+
     def show(self, value: float) -> str:
         """For people, with its unit."""
         return _SHOWN[self.kind](value)
@@ -62,6 +79,12 @@ def _count(value: object) -> float:
 def _shown_count(value: float) -> str:
     return f"{value:,.0f}"
 
+
+_UNITS: Final[Mapping[Kind, tuple[tuple[float, str], ...]]] = {
+    "size": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")),
+    "duration": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
+}
+"""What limits are proposed in, the largest first."""
 
 _PARSERS: Final[Mapping[Kind, Callable[[object], float]]] = {"duration": _duration, "size": parse_size, "count": _count}
 _SHOWN: Final[Mapping[Kind, Callable[[float], str]]] = {

@@ -43,7 +43,9 @@ class Measurable:
         usage = box.usage()
         for key in sorted(wanted - self._known):
             figure = "memory" if key[0] == "memory_own" else key[0]
-            if FIGURES[figure].of(usage) is None:
+            if figure == "instructions":  # of a process, not of a sandbox
+                _try_counters()
+            elif FIGURES[figure].of(usage) is None:
                 raise self._error(key[0])
             if key[0] == "memory_own":
                 _try_pagemap()
@@ -60,6 +62,13 @@ class Measurable:
         error = explained(MissingCapability(capability, [f"budget.{figure}"], why, hint or f"leave out the budget for {figure}"))
         assert isinstance(error, MissingCapability)
         return error
+
+
+def _try_counters() -> None:
+    from pytest_isolate.machine.counters import uncounted
+
+    if (cause := uncounted()) is not None:
+        raise MissingCapability("instructions", ["budget.instructions"], cause.why, cause.remedy)
 
 
 def _try_pagemap() -> None:

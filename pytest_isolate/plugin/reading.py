@@ -303,13 +303,10 @@ class Reader:
 
 def _uncounted(place: str) -> list[str]:
     """An error where this machine counts no instructions: a figure that nobody measured would pass for one that didn't grow."""
-    from pytest_isolate.kernel.perf_event import paranoid, refusal
-    from pytest_isolate.machine.causes import counters
-    from pytest_isolate.machine.reading import read_machine
+    from pytest_isolate.machine.counters import uncounted
 
-    if (error := refusal()) is None:
+    if (cause := uncounted()) is None:
         return []
-    cause = counters(read_machine(), error.errno or 0, paranoid())
     return [
         f"{place}: instructions can't be counted: {cause.why}; remedy: {cause.remedy}; accepted: the figures cpu and wall instead"
     ]

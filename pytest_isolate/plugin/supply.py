@@ -57,9 +57,13 @@ class Supply:
         self._told: dict[str, str] = {}
         self._pool = Pool(places=self.places, cgroup=settings.cgroup, paced=True, uplink=settings.uplink, roots=self._roots)
         if settings.instructions:
-            self._pool.count_instructions()
+            self.count_instructions()
         self._find_code: FindCode | None = None
         self._emptied: list[str] = []
+
+    def count_instructions(self) -> None:
+        """Of every test from now on."""
+        self._pool.count_instructions()
 
     def launch(self) -> None:
         """Let the builder's interpreter start up, before pytest's own directories are known."""

@@ -97,6 +97,8 @@ class Watch:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if self._waiting and any(spec_key in item.stash for item in session.items):  # a marker that a hook added
             self._load()
+        if any("instructions" in dict(item.stash[spec_key].budget) for item in session.items if spec_key in item.stash):
+            self.supplied().count_instructions()
 
     def _load(self) -> None:
         self._waiting = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -30,6 +29,7 @@ _LOWER: Final = {
     " in pieces, and let go of what is no longer needed before more is made",
     "memory_own": "files count too, those that the test wrote (the writable layer is a tmpfs) and those that it was the first to read;"
     " read in pieces, and let go of what is no longer needed before more is made",
+    "instructions": "what counts for cpu counts here, in user mode; it doesn't vary with the machine's load, so it is the program that does more",
     "pids": "threads count as much as processes: smaller pools, and a wait for what has ended",
     "io_read": "what is in the page cache isn't read again; read once, in a wider fixture, what tests share",
     "io_write": "what the test writes below writable= and syncs; the sandbox's own files are in memory",
@@ -83,23 +83,8 @@ def _change(judged: Judged, history: Sequence[float]) -> list[str]:
 
 def limit_for(figure: str, most: float) -> str:
     """A limit that `most`, the highest value seen, keeps with some headroom, as it is typed in a budget."""
-    kind = FIGURES[figure].kind
-    value = most * _HEADROOM[kind]
-    if kind == "count":
-        return str(math.ceil(value))
-    if kind == "size":
-        shift, unit = next(((shift, unit) for shift, unit in ((20, "MiB"), (10, "KiB")) if value >= 1 << shift), (0, "B"))
-        return f'"{_rounded_up(value / (1 << shift))}{unit}"'
-    if value < 1:
-        return f'"{_rounded_up(value * 1000)}ms"'
-    return f'"{math.ceil(value * 10) / 10:g}s"'
-
-
-def _rounded_up(value: float) -> int:
-    """A whole number of at most two digits that aren't 0, at least 1."""
-    whole = max(1, math.ceil(value))
-    step = int(10 ** max(0, len(str(whole)) - 2))
-    return math.ceil(whole / step) * step
+    limit = FIGURES[figure].typed(most * _HEADROOM[FIGURES[figure].kind])
+    return limit if limit.isdigit() else f'"{limit}"'
 
 
 def _shown(judged: Judged) -> tuple[str, str]:

@@ -31,7 +31,7 @@ _DEPENDS: Final[Mapping[str, tuple[str, ...]]] = {
     # Only user mode is counted; the C library chooses its code by the processor.
     "instructions": ("architecture", "processor", "python"),
     # What is charged, and when, is the kernel's affair; how large objects are, the interpreter's.
-    "memory": ("architecture", "kernel", "cgroup_layout", "python", "user"),
+    **dict.fromkeys(("memory", "memory_own"), ("architecture", "kernel", "cgroup_layout", "python", "user")),
     "io_read": ("kernel", "cgroup_layout"),
     "io_write": ("kernel", "cgroup_layout"),
     "pids": (), "net_rx": (), "net_tx": (), "disk": (), "processes_left": (),

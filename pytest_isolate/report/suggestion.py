@@ -8,14 +8,13 @@ parser of budgets before anybody sees it, so that it holds for the runs that it 
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final, Literal
 
-from pytest_isolate.model.figures import FIGURES, Figure
+from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.report.baseline import Samples
 
 __all__ = ["BY", "DEFAULT_FIGURES", "Suggestion", "added_to", "suggest"]
@@ -31,15 +30,10 @@ _ALIKE: Final = 2.0
 """Tests of a file whose limit is at most so many times the middle one share theirs."""
 
 _LEAST: Final[Mapping[str, float]] = {
-    "cpu": 0.1, "wall": 0.5, "memory": 16 << 20, "pids": 2, "instructions": 10**8, "disk": 1 << 20, "io_read": 1 << 20,
+    "cpu": 0.1, "wall": 0.5, "memory": 16 << 20, "memory_own": 8 << 20, "pids": 2, "instructions": 10**8, "disk": 1 << 20, "io_read": 1 << 20,
     "io_write": 1 << 20, "net_rx": 1 << 16, "net_tx": 1 << 16,
 }  # fmt: skip
 """No limit that isn't 0 is lower, because below it pytest's own work and the machine's state weigh more than the test's."""
-
-_UNITS: Final[Mapping[str, tuple[tuple[float, str], ...]]] = {
-    "size": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")),
-    "duration": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
-}
 
 Entry = Mapping[str, str]
 """Limits as they are typed, by figure."""
@@ -87,7 +81,7 @@ def suggest(runs: Iterable[Mapping[str, Samples]], *, figures: Sequence[str], he
     limits = {nodeid: _with_headroom(known, headroom) for nodeid, known in needed.items() if known}
     entries = _by_file(limits) if by == "file" else limits
     return Suggestion(
-        {pattern: {n: _typed(FIGURES[n], value) for n, value in entry.items()} for pattern, entry in entries.items()}, len(limits)
+        {pattern: {n: FIGURES[n].typed(value) for n, value in entry.items()} for pattern, entry in entries.items()}, len(limits)
     )
 
 
@@ -117,23 +111,6 @@ def _shared(tests: Sequence[Mapping[str, float]]) -> dict[str, float]:
         bound = median(values) * _ALIKE
         found[name] = max(value for value in values if value <= bound)
     return found
-
-
-def _typed(figure: Figure, value: float) -> str:
-    """At least `value`, in two places and the unit that fits, as the figure's parser takes it."""
-    units = _UNITS.get(figure.kind)
-    if units is None or not value:
-        return str(math.ceil(value))
-    size, unit = next(((size, unit) for size, unit in units if value >= size), units[-1])
-    places = max(0, 1 - math.floor(math.log10(max(value / size, 1.0))))
-    number = math.ceil(round(value / size * 10**places, 6)) / 10**places
-    step = 10**-places
-    if number >= 100:  # two places of three digits or more
-        step = 10 ** (math.floor(math.log10(number)) - 1)
-        number = math.ceil(number / step) * step
-    while figure.parse(text := f"{number:.{places}f}".removesuffix(".0") + unit) < value:
-        number += step
-    return text
 
 
 def added_to(content: str, table: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pytest_isolate.kernel.cgroup import Group, count_tasks, memory_now, oom_victims, read_events, read_usage
+from pytest_isolate.kernel.signals import has_ended
 from pytest_isolate.model.errors import IsolateError, SandboxGone, SetupError
 from pytest_isolate.model.spec import Spec
 from pytest_isolate.model.usage import Contacts, ProcessInfo, Usage
@@ -420,11 +420,11 @@ class Sandbox:
 
     def ended(self, within: float) -> bool:
         """Whether its init is dead, or dies within so many seconds."""
-        return _readable(self._place.entrance.pidfd, within)
+        return has_ended(self._place.entrance.pidfd, within)
 
     def alive(self) -> bool:
         """Whether its init lives."""
-        return not _readable(self._place.entrance.pidfd, 0)
+        return not has_ended(self._place.entrance.pidfd, 0)
 
     def kill(self) -> None:
         """SIGKILL everything inside, by killing init. Idempotent.
@@ -447,8 +447,3 @@ class Sandbox:
         placement.entrance.builder.release(placement.number, placement.entrance.pidfd)
         if self._pool is not None:
             self._pool.released(placement.number)
-
-
-def _readable(pidfd: int, seconds: float) -> bool:
-    ready, _, _ = select.select([pidfd], [], [], seconds)
-    return bool(ready)

@@ -412,7 +412,6 @@ def collection_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch,
     [
         ('budget={"net_tx": "1MB"}',
          'marker of test_it.py::test_it: budget.net_tx+net: net_tx is counted at the link to a bridge network, and net is "none"; accepted: net="bridge"'),
-        ('upper="disk", budget={"disk": "1MB"}', "budget.disk+upper: the size of a writable layer is known of a tmpfs"),
         ('memory="32MiB", budget={"memory": "64MiB"}', "budget.memory+memory: 64.0 MiB is never exceeded: memory=32.0 MiB stops the test"),
         ('timeout="1s", budget={"wall": "1s"}', "budget.wall+timeout: 1.00 s is never exceeded: timeout=1.00 s stops the test there"),
         ('budget={"mem": "1MB"}', "budget: no figure 'mem'; figures: cpu, wall, memory, memory_own, pids, "),

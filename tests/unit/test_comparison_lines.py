@@ -94,7 +94,7 @@ def test_another_machine_is_said_with_what_differs_and_what_is_not_judged() -> N
         "unlike: the baseline is of another machine (processor Older, here Abacus; kernel 5.10, here 6.1; user a user, here root)"
         in text
     )
-    assert "cpu, instructions, wall, memory, io_read, io_write not judged" in text
+    assert "cpu, instructions, wall, memory, memory_own, io_read, io_write not judged" in text
     assert "beyond" not in text
     assert "unlike" not in " ".join(lines(200, kernel="6.1.99-cloud", python="3.13.7", name="another"))
 
