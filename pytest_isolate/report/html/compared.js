@@ -60,7 +60,9 @@ function drawComparison() {
     plots.find((plot) => plot.options.section === "comparison")?.mark(state.selected);
   }
 
-  draw(names.find((name) => comparison.tests.some((each) => each.figure === name && comparable(each))) ?? names[0]);
+  const having = (what) => names.find((name) => comparison.tests.some((each) => each.figure === name && comparable(each) && what(each)));
+  choice.value = having((each) => each.exceeded) ?? having(() => true) ?? names[0] ?? "";
+  draw(choice.value);
 }
 
 function plotChanges(name, changes, before) {
