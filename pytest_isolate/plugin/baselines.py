@@ -48,7 +48,7 @@ class Asked:
         name: of the one to save; empty: none.
         save: its path.
         baseline: to compare with.
-        limits: by figure; growth beyond them fails the run.
+        limits: by figure; growth beyond them fails the run. In one that only saves they say what later runs will need to have.
     """
 
     name: str = ""
@@ -65,6 +65,12 @@ def asked(reader: Reader) -> Asked:
     config = reader.config
     option = config.option
     limits = _limits(reader)
+    if config.getoption("isolate_save") is None and reader.either("isolate_compare")[0] is None:
+        if limits and config.getoption("isolate_compare_fail") is not None:
+            reader.errors.append(
+                "command line: --isolate-compare-fail: there is nothing to compare with; accepted: beside --isolate-compare=NAME|PATH"
+            )
+        return Asked()
     if hasattr(config, "workerinput") or option.collectonly or option.isolate_plan:
         return Asked(limits=limits)
     directory = _directory(reader)
@@ -72,10 +78,6 @@ def asked(reader: Reader) -> Asked:
     baseline = _compared(reader, directory)
     if baseline is not None and limits:
         _refuse_blind(reader, baseline, limits)
-    elif limits and config.getoption("isolate_compare_fail") is not None and reader.either("isolate_compare")[0] is None:
-        reader.errors.append(
-            "command line: --isolate-compare-fail: there is nothing to compare with; accepted: beside --isolate-compare=NAME|PATH"
-        )
     return Asked(name, save, baseline, limits)
 
 

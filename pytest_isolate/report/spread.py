@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
 from typing import Final
 
 __all__ = ["CONFIDENCE", "FEWEST", "Spread"]
@@ -45,10 +44,11 @@ class Spread:
     def of(cls, values: Iterable[float]) -> Spread:
         """Of at least one value."""
         ordered = sorted(values)
-        rank = _rank(len(ordered))
-        if not rank:
-            return cls(len(ordered), median(ordered))
-        return cls(len(ordered), median(ordered), ordered[rank - 1], ordered[-rank])
+        runs = len(ordered)
+        middle = (ordered[(runs - 1) // 2] + ordered[runs // 2]) / 2
+        if not (rank := _rank(runs)):
+            return cls(runs, middle)
+        return cls(runs, middle, ordered[rank - 1], ordered[-rank])
 
 
 @cache

@@ -124,7 +124,7 @@ def _totals(run: Run) -> list[str]:
     """Sums over all attempts, and the peaks, of what is known; no I/O needs no mention."""
     parts = [_count(len(run.tests), "isolated test")]
     if (times := max((len(test.repetitions) for test in run.tests), default=0)) > 1:
-        parts.append(f"each run {times} times, of which the last used")
+        parts.append(f"last of {times} runs each")
     if reruns := len(run.attempts) - len(run.tests):
         parts.append(_count(reruns, "rerun"))
     if (cpu := run.total("cpu_seconds")) is not None:

@@ -406,6 +406,11 @@ def test_instructions_that_cannot_be_counted_are_an_error_before_any_test(pytest
             [f"*{name}: instructions can't be counted: perf_event_open(PERF_COUNT_HW_INSTRUCTIONS): *; remedy: *"]
         )
     assert not (pytester.path / "count").exists()
+    limit = ["-o", "isolate_compare_fail=instructions:5%"]
+    assert plugin(*limit).ret == 0  # of runs that compare, and of those that record what others compare with
+    result = plugin(*limit, "--isolate-save=main")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*command line (-o): isolate_compare_fail: instructions can't be counted: *"])
 
 
 @EVERY_WAY
