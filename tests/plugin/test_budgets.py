@@ -259,6 +259,16 @@ def test_subtests_go_with_it(pytester: pytest.Pytester, monkeypatch: pytest.Monk
     assert failed[0].first_line.startswith("wall ")
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest has subtests since 9.0")
+def test_breach_beside_a_failed_subtest_fails_the_test_itself(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = OVER + "def test_it(subtests):\n    with subtests.test('bad'):\n        time.sleep(0.1)\n        assert 0\n"
+    done = alone(pytester, monkeypatch, code)
+    subtest, own = [report for report in done if report.outcome == "failed"]
+    assert "assert 0" in subtest.text
+    assert own.first_line.startswith("wall ")
+    assert done.problems("test_it") == [("BUDGET", True)]
+
+
 @requires("plugin-pytest-rerunfailures")
 def test_rerun_has_another_try(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
@@ -398,6 +408,28 @@ def test_limit_on_what_the_machine_does_not_count_can_skip_or_be_left_out(
     assert record is not None
     assert record["weakened"][0].startswith("budget.memory needs cgroup-memory")
     assert [judged["figure"] for judged in record["budget"]] == ["wall"]
+
+
+@requires("unprivileged-user", "userns")
+def test_limit_that_could_not_be_held_against_anything_is_no_pass(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that isn't dumpable can be looked into by root alone (proc(5), PR_SET_DUMPABLE)."""
+    pytester.makepyfile(
+        test_it="""
+        import ctypes, pytest
+        @pytest.mark.isolate(budget={"memory_own": "1GiB", "wall": "60s"})
+        def test_it(): assert ctypes.CDLL(None).prctl(4, 0) == 0
+        """
+    )
+    done = run(pytester, monkeypatch, "--isolate-json=run.json", how="user", keep=["run.json"])
+    assert done.failed() == {("test_it", "teardown")}
+    assert first_line(done, "test_it", "teardown") == "budget for memory_own, and it could not be measured"
+    (test,) = json.loads(done.files["run.json"])["tests"]
+    assert [(judged["figure"], judged["verdict"]) for judged in test["budget"]] == [
+        ("wall", "within"),
+        ("memory_own", "unmeasured"),
+    ]
 
 
 def collection_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, marker: str) -> str:
