@@ -57,7 +57,7 @@ def merged(limits: Mapping[str, float | None]) -> Budget:
 def uncountable(spec: Spec) -> list[SpecError]:
     """Limits on what a sandbox of this spec has no count of, on any machine; the errors carry no place yet."""
     limits = dict(spec.budget)
-    found = [
+    return [
         SpecError(
             f"budget.{figure}+net",
             f'{figure} is counted at the link to a bridge network, and net is "{spec.net}"',
@@ -66,15 +66,6 @@ def uncountable(spec: Spec) -> list[SpecError]:
         for figure in _OF_BRIDGES
         if figure in limits and spec.net.mode != "bridge"
     ]
-    if "disk" in limits and spec.upper == "disk":
-        found.append(
-            SpecError(
-                "budget.disk+upper",
-                "the size of a writable layer is known of a tmpfs, and this one is a directory on a disk",
-                'upper="tmpfs", or no limit on disk',
-            )
-        )
-    return found
 
 
 def unbreachable(spec: Spec) -> list[SpecError]:

@@ -18,9 +18,7 @@ UPLINKS: Final = ("auto", "veth", "pasta", "slirp4netns")
 _CPU: Final = 'share of one CPU: "20%", 0.2, 2, "150%"'
 _SIZE: Final = 'bytes: 1048576, "64MiB", "1.5GB" (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)'
 _RATE: Final = 'bytes per second: 1048576, "10MB/s", "512KiB/s"'
-_FIGURES: Final = (
-    "cpu, wall (durations), memory, memory_own, io_read, io_write, net_rx, net_tx, disk (sizes), pids, processes_left (numbers)"
-)
+_FIGURES: Final = "cpu, wall (durations), memory, memory_own, io_read, io_write, net_rx, net_tx, disk (sizes), instructions, pids, processes_left (numbers)"
 _DURATION: Final = 'seconds: 2, 0.5, "500ms", "5s", "2min", "1h"'
 
 

@@ -29,10 +29,12 @@ class Measurable:
     """
     Args:
         missing: by capability, why the machine doesn't have it and what helps.
+        instructions: whether the run counts them; that the machine can is known then.
     """
 
-    def __init__(self, missing: Callable[[], Mapping[str, tuple[str, str]]]) -> None:
+    def __init__(self, missing: Callable[[], Mapping[str, tuple[str, str]]], *, instructions: bool) -> None:
         self._missing = missing
+        self._instructions = instructions
         self._known: set[tuple[str, str, str]] = set()
 
     def check(self, spec: Spec, box: Sandbox) -> None:
@@ -43,7 +45,15 @@ class Measurable:
         usage = box.usage()
         for key in sorted(wanted - self._known):
             figure = "memory" if key[0] == "memory_own" else key[0]
-            if FIGURES[figure].of(usage) is None:
+            if figure == "instructions":  # of processes, of which there are none yet
+                if not self._instructions:
+                    raise MissingCapability(
+                        figure,
+                        ["budget.instructions"],
+                        "this run counts none",
+                        "--isolate-instructions, or isolate_instructions = true",
+                    )
+            elif FIGURES[figure].of(usage) is None:
                 raise self._error(key[0])
             if key[0] == "memory_own":
                 _try_pagemap()

@@ -204,7 +204,7 @@ class Supply:
             facts = self._pool.facts()
             return {name: (why, facts.remedies.get(name, "")) for name, why in facts.missing.items()}
 
-        return Measurable(missing)
+        return Measurable(missing, instructions=self._settings.instructions)
 
     def _acquire(self, spec: Spec, name: str | None) -> Sandbox:
         pool = self._pool

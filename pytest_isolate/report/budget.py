@@ -16,14 +16,15 @@ __all__ = ["KIND", "TITLE", "limit_for", "sentence", "text"]
 KIND: Final = "BUDGET"
 TITLE: Final = "isolate: budget"
 
-_HEADROOM: Final = {"size": 1.1, "duration": 1.2, "count": 1.0}
-"""By kind of figure: how far above the most that was used a new limit is proposed."""
+_HEADROOM: Final = {"size": 1.1, "duration": 1.2, "count": 1.0, "instructions": 1.1}
+"""By kind of figure, or by figure: how far above the most that was used a new limit is proposed."""
 
 _DECIMAL: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 _LOWER: Final = {
     "cpu": "everything inside counts, imports in test bodies and the test's own fixtures too: what many tests need can be imported"
     " at the top of the module, or named in isolate_preload, and is then paid for once, outside",
+    "instructions": "everything inside counts, as for cpu, but not the kernel's work for it, and the same work is the same number",
     "wall": "waiting counts too, from joining the sandbox to the end of the teardown: wait for what is to happen instead of sleeping,"
     " and set up once, in a wider fixture, what tests share",
     "memory": "files count too, those that the test wrote (the writable layer is a tmpfs) and those that it was the first to read; read"
@@ -84,7 +85,7 @@ def _change(judged: Judged, history: Sequence[float]) -> list[str]:
 def limit_for(figure: str, most: float) -> str:
     """A limit that `most`, the highest value seen, keeps with some headroom, as it is typed in a budget."""
     kind = FIGURES[figure].kind
-    value = most * _HEADROOM[kind]
+    value = most * _HEADROOM.get(figure, _HEADROOM[kind])
     if kind == "count":
         return str(math.ceil(value))
     if kind == "size":

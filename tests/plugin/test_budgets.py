@@ -410,6 +410,24 @@ def test_limit_on_what_the_machine_does_not_count_can_skip_or_be_left_out(
     assert [judged["figure"] for judged in record["budget"]] == ["wall"]
 
 
+def test_limit_on_instructions_takes_a_run_that_counts_them(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = alone(pytester, monkeypatch, '@pytest.mark.isolate(budget={"instructions": 10**9})\ndef test_it(): pass')
+    assert done.failed() == {("test_it", "setup")}
+    assert first_line(done, "test_it", "setup") == "budget.instructions needs instructions: this run counts none"
+    assert "remedy: --isolate-instructions" in done.output
+
+
+def test_what_is_written_to_a_disk_is_judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+@pytest.mark.isolate(upper="disk", budget={"disk": "1MB"})
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_it(size):
+    with open("big", "wb") as file: file.write(bytes(size))
+"""
+    done = alone(pytester, monkeypatch, code)
+    assert done.failed() == {("test_it[3000000]", "teardown")}
+
+
 @requires("unprivileged-user", "userns")
 def test_limit_that_could_not_be_held_against_anything_is_no_pass(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
@@ -444,10 +462,9 @@ def collection_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch,
     [
         ('budget={"net_tx": "1MB"}',
          'marker of test_it.py::test_it: budget.net_tx+net: net_tx is counted at the link to a bridge network, and net is "none"; accepted: net="bridge"'),
-        ('upper="disk", budget={"disk": "1MB"}', "budget.disk+upper: the size of a writable layer is known of a tmpfs"),
         ('memory="32MiB", budget={"memory": "64MiB"}', "budget.memory+memory: 64.0 MiB is never exceeded: memory=32.0 MiB stops the test"),
         ('timeout="1s", budget={"wall": "1s"}', "budget.wall+timeout: 1.00 s is never exceeded: timeout=1.00 s stops the test there"),
-        ('budget={"mem": "1MB"}', "budget: no figure 'mem'; figures: cpu, wall, memory, memory_own, pids, "),
+        ('budget={"mem": "1MB"}', "budget: no figure 'mem'; figures: cpu, instructions, wall, memory, memory_own, pids, "),
         ('budget={"memory": "64 apples"}', "budget: memory: unknown unit 'apples' in '64 apples'; accepted: mapping of figures to limits"),
         ('budget={"pids": -1}', "budget: pids: -1 is not a whole number, 0 or more"),
         ('budget="64MiB"', "budget: '64MiB' is not a mapping of figures to limits"),
