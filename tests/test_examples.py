@@ -101,7 +101,7 @@ def test_every_failing_example_has_its_text_here():
 
 @requires("root", "cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "disk", "bridge")
 def test_each_budget_is_breached_in_turn(copy: Path):
-    figures = list(FIGURES)
+    figures = [name for name in FIGURES if name != "instructions"]  # few machines count them
     done = run_pytest(copy, "failures/budgets.py", "--isolate-json=run.json", "-p", "no:randomly")
     assert done.returncode == 1, done.stdout + done.stderr
     lines = done.stdout.splitlines()

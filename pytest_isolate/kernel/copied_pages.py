@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from typing import Final
 
 __all__ = ["Ranges", "copied", "mappings"]
 
+_WRITABLE: Final = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .w.p", re.MULTILINE)
 _ENTRY: Final = 8
 _TOP: Final = 7
 """Of an entry's bytes, little-endian: the one with bits 56 to 63."""
@@ -35,14 +37,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 def mappings(pid: int | str = "self") -> Ranges:
     """Those that are private and writable. Raises OSError."""
-    found = []
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            addresses, access, _ = line.split(maxsplit=2)
-            if access[1] == "w" and access[3] == "p":
-                start, _, end = addresses.partition("-")
-                found.append((int(start, 16), int(end, 16)))
-    return tuple(found)
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        return tuple((int(start, 16), int(end, 16)) for start, end in _WRITABLE.findall(file.read()))
 
 
 def copied(pid: int, before: Ranges, charged: int | None) -> int:

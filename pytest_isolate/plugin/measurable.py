@@ -43,7 +43,7 @@ class Measurable:
         usage = box.usage()
         for key in sorted(wanted - self._known):
             figure = "memory" if key[0] == "memory_own" else key[0]
-            if figure == "instructions":  # of a process, not of a sandbox
+            if figure == "instructions":  # of processes, of which there are none yet
                 _try_counters()
             elif FIGURES[figure].of(usage) is None:
                 raise self._error(key[0])

@@ -24,6 +24,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "bandwidth": ("bridge", "tbf", "netem"),
     "rootfs": ("overlay",),
     "user": ("subordinate-ids",),
+    "budget": ("cgroup-memory", "cgroup-pids", "cgroup-io"),
 }
 """What a key takes besides a sandbox. Keys that aren't here take no more than that."""
 
@@ -41,8 +42,8 @@ def _key_state(name: str, known: Mapping[str, Capability]) -> KeyState:
         return KeyState(name, "missing", "see sandbox")
     needed = [known[need] for need in NEEDS.get(name, ())]
     worst = min(needed, key=lambda capability: _ORDER.index(capability.state), default=None)
-    if name == "net" and worst is not None and worst.state != "works":
-        # The other modes take nothing of it.
+    if name in ("net", "budget") and worst is not None and worst.state != "works":
+        # The other modes, and figures, take nothing of it.
         return KeyState(name, "weaker", f"see {worst.name}")
     if worst is not None and worst.state != "works":
         return KeyState(name, worst.state, f"see {worst.name}")

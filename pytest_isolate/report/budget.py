@@ -15,21 +15,21 @@ __all__ = ["KIND", "TITLE", "limit_for", "sentence", "text"]
 KIND: Final = "BUDGET"
 TITLE: Final = "isolate: budget"
 
-_HEADROOM: Final = {"size": 1.1, "duration": 1.2, "count": 1.0}
-"""By kind of figure: how far above the most that was used a new limit is proposed."""
+_HEADROOM: Final = {"size": 1.1, "duration": 1.2, "count": 1.0, "instructions": 1.1}
+"""By kind of figure, or by figure: how far above the most that was used a new limit is proposed."""
 
 _DECIMAL: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 _LOWER: Final = {
     "cpu": "everything inside counts, imports in test bodies and the test's own fixtures too: what many tests need can be imported"
     " at the top of the module, or named in isolate_preload, and is then paid for once, outside",
+    "instructions": "everything inside counts, as for cpu, but not the kernel's work for it, and the same work is the same number",
     "wall": "waiting counts too, from joining the sandbox to the end of the teardown: wait for what is to happen instead of sleeping,"
     " and set up once, in a wider fixture, what tests share",
     "memory": "files count too, those that the test wrote (the writable layer is a tmpfs) and those that it was the first to read; read"
     " in pieces, and let go of what is no longer needed before more is made",
     "memory_own": "files count too, those that the test wrote (the writable layer is a tmpfs) and those that it was the first to read;"
     " read in pieces, and let go of what is no longer needed before more is made",
-    "instructions": "what counts for cpu counts here, in user mode; it doesn't vary with the machine's load, so it is the program that does more",
     "pids": "threads count as much as processes: smaller pools, and a wait for what has ended",
     "io_read": "what is in the page cache isn't read again; read once, in a wider fixture, what tests share",
     "io_write": "what the test writes below writable= and syncs; the sandbox's own files are in memory",
@@ -83,7 +83,8 @@ def _change(judged: Judged, history: Sequence[float]) -> list[str]:
 
 def limit_for(figure: str, most: float) -> str:
     """A limit that `most`, the highest value seen, keeps with some headroom, as it is typed in a budget."""
-    limit = FIGURES[figure].typed(most * _HEADROOM[FIGURES[figure].kind])
+    headroom = _HEADROOM.get(figure, _HEADROOM[FIGURES[figure].kind])
+    limit = FIGURES[figure].typed(most * headroom)
     return limit if limit.isdigit() else f'"{limit}"'
 
 

@@ -203,7 +203,7 @@ def test_where_warnings_are_errors_it_is_an_error_of_collection(
     "table,error",
     [
         ('"a*" = {memory = "64 apples"}', "pyproject.toml: [tool.pytest-isolate.budgets] 'a*': memory: unknown unit 'apples' in '64 apples'; accepted: mapping of figures"),
-        ('"a*" = {mem = 1}', "pyproject.toml: [tool.pytest-isolate.budgets] 'a*': no figure 'mem'; figures: cpu, wall, "),
+        ('"a*" = {mem = 1}', "pyproject.toml: [tool.pytest-isolate.budgets] 'a*': no figure 'mem'; figures: cpu, instructions, wall, "),
         ('"a*" = 3', "pyproject.toml: [tool.pytest-isolate.budgets] 'a*': 3 is not a mapping of figures to limits; accepted: "),
         ('"a*" = {net_tx = "1MB"}\n"b*" = {pids = -1}', "pyproject.toml: [tool.pytest-isolate.budgets] 'b*': pids: -1 is not a whole number"),
     ],

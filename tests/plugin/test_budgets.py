@@ -259,6 +259,16 @@ def test_subtests_go_with_it(pytester: pytest.Pytester, monkeypatch: pytest.Monk
     assert failed[0].first_line.startswith("wall ")
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest has subtests since 9.0")
+def test_breach_beside_a_failed_subtest_fails_the_test_itself(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = OVER + "def test_it(subtests):\n    with subtests.test('bad'):\n        time.sleep(0.1)\n        assert 0\n"
+    done = alone(pytester, monkeypatch, code)
+    subtest, own = [report for report in done if report.outcome == "failed"]
+    assert "assert 0" in subtest.text
+    assert own.first_line.startswith("wall ")
+    assert done.problems("test_it") == [("BUDGET", True)]
+
+
 @requires("plugin-pytest-rerunfailures")
 def test_rerun_has_another_try(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
@@ -400,6 +410,58 @@ def test_limit_on_what_the_machine_does_not_count_can_skip_or_be_left_out(
     assert [judged["figure"] for judged in record["budget"]] == ["wall"]
 
 
+def test_limit_on_instructions_has_them_counted_or_says_why_they_cannot_be(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+@pytest.mark.isolate(budget={"instructions": 10**12})
+def test_within(): pass
+
+@pytest.mark.isolate(budget={"instructions": 1000})
+def test_over(): pass
+"""
+    done = alone(pytester, monkeypatch, code)
+    if (cause := uncounted()) is None:
+        assert done.failed() == {("test_over", "call")}
+    else:
+        assert done.failed() == {("test_within", "setup"), ("test_over", "setup")}
+        assert first_line(done, "test_over", "setup") == f"budget.instructions needs instructions: {cause.why}"
+        assert f"remedy: {cause.remedy}" in done.output
+
+
+def test_what_is_written_to_a_disk_is_judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+@pytest.mark.isolate(upper="disk", budget={"disk": "1MB"})
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+def test_it(size):
+    with open("big", "wb") as file: file.write(bytes(size))
+"""
+    done = alone(pytester, monkeypatch, code)
+    assert done.failed() == {("test_it[3000000]", "teardown")}
+
+
+@requires("unprivileged-user", "userns")
+def test_limit_that_could_not_be_held_against_anything_is_no_pass(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that isn't dumpable can be looked into by root alone (proc(5), PR_SET_DUMPABLE)."""
+    pytester.makepyfile(
+        test_it="""
+        import ctypes, pytest
+        @pytest.mark.isolate(budget={"memory_own": "1GiB", "wall": "60s"})
+        def test_it(): assert ctypes.CDLL(None).prctl(4, 0) == 0
+        """
+    )
+    done = run(pytester, monkeypatch, "--isolate-json=run.json", how="user", keep=["run.json"])
+    assert done.failed() == {("test_it", "teardown")}
+    assert first_line(done, "test_it", "teardown") == "budget for memory_own, and it could not be measured"
+    (test,) = json.loads(done.files["run.json"])["tests"]
+    assert [(judged["figure"], judged["verdict"]) for judged in test["budget"]] == [
+        ("wall", "within"),
+        ("memory_own", "unmeasured"),
+    ]
+
+
 def collection_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, marker: str) -> str:
     pytester.makepyfile(test_it=f"import pytest\n@pytest.mark.isolate({marker})\ndef test_it(): pass")
     done = run(pytester, monkeypatch)
@@ -414,7 +476,7 @@ def collection_error(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch,
          'marker of test_it.py::test_it: budget.net_tx+net: net_tx is counted at the link to a bridge network, and net is "none"; accepted: net="bridge"'),
         ('memory="32MiB", budget={"memory": "64MiB"}', "budget.memory+memory: 64.0 MiB is never exceeded: memory=32.0 MiB stops the test"),
         ('timeout="1s", budget={"wall": "1s"}', "budget.wall+timeout: 1.00 s is never exceeded: timeout=1.00 s stops the test there"),
-        ('budget={"mem": "1MB"}', "budget: no figure 'mem'; figures: cpu, wall, memory, memory_own, pids, "),
+        ('budget={"mem": "1MB"}', "budget: no figure 'mem'; figures: cpu, instructions, wall, memory, memory_own, pids, "),
         ('budget={"memory": "64 apples"}', "budget: memory: unknown unit 'apples' in '64 apples'; accepted: mapping of figures to limits"),
         ('budget={"pids": -1}', "budget: pids: -1 is not a whole number, 0 or more"),
         ('budget="64MiB"', "budget: '64MiB' is not a mapping of figures to limits"),
@@ -446,7 +508,8 @@ def test_it(used): bytearray(used << 20)
 
 
 def test_tests_with_other_budgets_share_prepared_sandboxes(pytester: pytest.Pytester) -> None:
-    from pytest_isolate.model.spec import Spec
+    from pytest_isolate.machine.counters import uncounted
+from pytest_isolate.model.spec import Spec
 
     assert Spec(budget=(("cpu", 1.0),)).sandbox() == Spec(budget=(("pids", 3),)).sandbox() == Spec()
 
