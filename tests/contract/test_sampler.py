@@ -71,12 +71,15 @@ def test_rows_are_taken_at_multiples_of_the_interval_and_slower_after_many(hiera
         assert pause is not None
         assert pause <= 0.0041
         time.sleep(pause)
-    paces = [
-        statistics.median(after - before for before, after in pairwise(part)) for part in (times[:MOST_ROWS], times[MOST_ROWS:])
-    ]
-    assert paces == [pytest.approx(0.002, rel=0.25), pytest.approx(0.004, rel=0.25)]
-    # Whatever each was late.
-    assert times[MOST_ROWS // 2] < 0.002 * MOST_ROWS
+    # On a busy machine rows are late or missing, but never two in one interval.
+    for part, interval in ((times[1:MOST_ROWS], 0.002), (times[MOST_ROWS + 1 :], 0.004)):
+        places = [int(seconds / interval + 1e-6) for seconds in part]
+        assert len(places) == len(set(places))
+    early, late = (
+        statistics.quantiles(after - before for before, after in pairwise(part))[0]
+        for part in (times[:MOST_ROWS], times[MOST_ROWS:])
+    )
+    assert 0.0015 < early < 0.003 < late
 
 
 def test_end_closes_the_file_and_nothing_more_is_taken(hierarchy: Hierarchy, file: int) -> None:
