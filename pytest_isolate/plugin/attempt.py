@@ -29,7 +29,6 @@ from pytest_isolate.plugin.forwarding import Forwarding
 from pytest_isolate.plugin.outside import Outside
 from pytest_isolate.plugin.relay import Relay
 from pytest_isolate.plugin.reports import Given, fail_at
-from pytest_isolate.plugin.sampling import Sampling
 from pytest_isolate.plugin.verdict import DiskWasFull, Ending, Verdict, judge
 from pytest_isolate.plugin.wire import Frame, encode, pair, send
 from pytest_isolate.plugin.written import Written
@@ -105,7 +104,7 @@ class Attempt:
         self._figures: Usage | None = None
         self._pid_inside, self._failed = 0, False
         self._errands = Errands(item, box, self._answer)
-        self._sampling: Sampling | None = None
+        self._sampling: Any = None
         self.samples: Samples | None = None
 
     # --- the fork ---
@@ -157,6 +156,8 @@ class Attempt:
         self._setup_seconds += self._started - begun
         self._deadline = self._started + self.spec.timeout if self.spec.timeout else None
         if outside.sample:
+            from pytest_isolate.plugin.sampling import Sampling  # in few runs
+
             self._sampling = Sampling(self.item.config, self._box, outside.sample)
         restore_signals(mask)
         return None

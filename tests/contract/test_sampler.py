@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 
@@ -71,12 +69,14 @@ def test_rows_are_taken_at_multiples_of_the_interval_and_slower_after_many(hiera
         assert pause is not None
         assert pause <= 0.0041
         time.sleep(pause)
-    paces = [
-        statistics.median(after - before for before, after in pairwise(part)) for part in (times[:MOST_ROWS], times[MOST_ROWS:])
-    ]
-    assert paces == [pytest.approx(0.002, rel=0.25), pytest.approx(0.004, rel=0.25)]
-    # Whatever each was late.
-    assert times[MOST_ROWS // 2] < 0.002 * MOST_ROWS
+
+    def places(part: list[float], interval: float) -> set[int]:
+        return {int(seconds / interval + 1e-6) for seconds in part}
+
+    # On a busy machine rows are late or missing, but never two in one interval.
+    early, late = times[1:MOST_ROWS], times[MOST_ROWS + 1 :]
+    assert len(places(early, 0.002)) == len(early) > len(places(early, 0.004))
+    assert len(places(late, 0.004)) == len(late)
 
 
 def test_end_closes_the_file_and_nothing_more_is_taken(hierarchy: Hierarchy, file: int) -> None:
