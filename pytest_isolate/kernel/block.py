@@ -17,8 +17,6 @@ __all__ = ["Device", "file_system", "is_stacked", "mounted_disks", "whole_disk"]
 Device = tuple[int, int]
 """Major and minor number."""
 
-LOOP: Final = 7
-"""Major number of loop devices (Documentation/admin-guide/devices.txt)."""
 _SYSFS: Final = "/sys/dev/block"
 
 
@@ -33,9 +31,7 @@ def whole_disk(device: Device) -> Device:
 
 
 def is_stacked(device: Device) -> bool:
-    """Whether `device` (device mapper, md, loop) hands its I/O on to other block devices, which count it again."""
-    if device[0] == LOOP:  # on behalf of the same cgroup (lo_rw_aio, drivers/block/loop.c)
-        return True
+    """Whether `device` (device mapper, md) hands its I/O on to other block devices, which count it again."""
     try:
         return bool(os.listdir(f"{_SYSFS}/{device[0]}:{device[1]}/slaves"))
     except OSError:
