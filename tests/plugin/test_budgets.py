@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_isolate.machine.counters import uncounted
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, Run, run
 
@@ -508,8 +509,7 @@ def test_it(used): bytearray(used << 20)
 
 
 def test_tests_with_other_budgets_share_prepared_sandboxes(pytester: pytest.Pytester) -> None:
-    from pytest_isolate.machine.counters import uncounted
-from pytest_isolate.model.spec import Spec
+    from pytest_isolate.model.spec import Spec
 
     assert Spec(budget=(("cpu", 1.0),)).sandbox() == Spec(budget=(("pids", 3),)).sandbox() == Spec()
 
