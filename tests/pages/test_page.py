@@ -410,7 +410,7 @@ def test_finger_opens_a_test_and_scrolls_over_plots(show: Show) -> None:
 def test_details_have_everything_that_the_document_says_of_a_test(show: Show) -> None:
     document = compared(run_document(60))
     test = document["tests"][0]
-    test["spec"] |= {"env": [["A", "1"]], "memory": 64 << 20, "net": "bridge"}
+    test["spec"] |= {"env": [["A", "1"]], "memory": 64 << 20, "net": "bridge", "budget": {"memory": 48 << 20, "wall": 2.5}}
     test["contacts"] = {"reached": [["tcp", "10.0.0.2", 80]], "refused": [], "unanswered": [], "more": 0, "incomplete": False}
     test["problems"] = [{"kind": "oom", "text": "used 64.0 of 64 MiB\nkilled python", "failed": True}]
     tab = show(document)
@@ -420,6 +420,7 @@ def test_details_have_everything_that_the_document_says_of_a_test(show: Show) ->
     for part in (
         "used 64.0 of 64 MiB\nkilled python",
         "A=1",
+        "memory 48 MiB, wall 2.5 s",
         "64 MiB",
         "reached: tcp 10.0.0.2:80",
         "OOM kill",

@@ -20,6 +20,7 @@ function specValue(key, value) {
   if (key === "cpu" && typeof value === "number") return percent(value);
   if (typeof value === "string") return value;
   if (Array.isArray(value) && value.every((part) => typeof part === "string")) return value.join(", ");
+  if (key === "budget") return Object.entries(value).map(([figure, allowed]) => `${figure} ${amount(figure, allowed)}`).join(", ");
   if (key === "env") return value.map((pair) => pair.join("=")).join(", ");
   return JSON.stringify(value);
 }
