@@ -241,7 +241,7 @@ class Reader:
         from pytest_isolate.report.files import refusal
 
         path = self.path(value, typed)
-        if not value or (why := refusal(path)):
+        if why := refusal(path) if value else "no file":
             said = f"{path} can't be written: {why}" if value else "'' names no file"
             self.errors.append(f"{place}: {typed}: {said}; accepted: the path of a file in a directory that you can write")
         return path
