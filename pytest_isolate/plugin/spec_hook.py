@@ -46,11 +46,14 @@ class Answer:
 
 
 def ask(item: pytest.Item, spec: Spec, places: Mapping[str, str]) -> Answer:
-    """Call the hook for `item`. Raises what isn't an error of the hook: KeyboardInterrupt, `pytest.exit`."""
+    """Call the hook for `item`. Raises what isn't an error of the hook: KeyboardInterrupt, and `pytest.exit` where that can end the run."""
     place = f"{_HOOK} of {' or '.join(implementers(item.ihook, _HOOK, item.config))}"
     try:
         returned = item.ihook.pytest_isolate_spec(item=item, spec=spec)
     except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
+        # xdist loses what ends a worker while it collects ("assert not crashitem").
+        if isinstance(error, pytest.exit.Exception) and not hasattr(item.config, "workerinput"):
+            raise
         frames = "".join(traceback.format_exception(error)).rstrip().replace("\n", "\n    ")
         return Answer(spec, places, [f"{place} raised {type(error).__name__} for {item.nodeid}:\n    {frames}"])
     if returned is None or returned is spec:
