@@ -6,6 +6,7 @@ The modules, from one try to all of them:
     attempt     one try in a throw-away child process
     namespaces  user namespace and its siblings, /proc, mounts, overlay, pidfd
     resources   cgroup controllers, the kernel's log, subordinate ids
+    disks       file systems of a size, by loop devices
     trial       a whole sandbox, built by the real builder
     keys        which spec keys will work
     examine     all of it

@@ -8,6 +8,7 @@ from pytest_isolate.machine.reading import read_machine
 from pytest_isolate.machine.remedies import advice
 from pytest_isolate.probe.bridges import probe_bridges
 from pytest_isolate.probe.capability import Place, Report
+from pytest_isolate.probe.disks import probe_disks
 from pytest_isolate.probe.keys import key_states
 from pytest_isolate.probe.links import probe_links
 from pytest_isolate.probe.namespaces import probe_namespaces
@@ -33,12 +34,14 @@ def examine(delegated: str | None = None) -> Report:
     machine = read_machine()
     namespaces = tuple(probe_namespaces(machine))
     nets = any(found.name == "net-namespace" and found.state == "works" for found in namespaces)
+    userns = namespaces[0].state == "works"
     capabilities = (
         *namespaces,
-        probe_subordinate_ids(machine, userns=namespaces[0].state == "works"),
+        probe_subordinate_ids(machine, userns=userns),
         *probe_cgroups(machine, delegated),
         probe_kernel_log(),
         probe_instructions(machine),
+        *probe_disks(userns=userns),
         *probe_bridges(net=nets),
         *probe_links(net=nets),
         try_sandbox(delegated),

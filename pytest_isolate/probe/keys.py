@@ -19,6 +19,7 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "swap": ("cgroup-memory", "cgroup-swap"),
     "pids": ("cgroup-pids",),
     "io": ("cgroup-io",),
+    "disk": ("loop-device",),
     "net": ("bridge", "uplink"),
     "publish": ("bridge",),
     "bandwidth": ("bridge", "tbf", "netem"),
@@ -42,8 +43,8 @@ def _key_state(name: str, known: Mapping[str, Capability]) -> KeyState:
         return KeyState(name, "missing", "see sandbox")
     needed = [known[need] for need in NEEDS.get(name, ())]
     worst = min(needed, key=lambda capability: _ORDER.index(capability.state), default=None)
-    if name in ("net", "budget") and worst is not None and worst.state != "works":
-        # The other modes, and figures, take nothing of it.
+    if name in ("net", "budget", "disk") and worst is not None and worst.state != "works":
+        # The other modes and figures, and caps on a tmpfs, take nothing of it.
         return KeyState(name, "weaker", f"see {worst.name}")
     if worst is not None and worst.state != "works":
         return KeyState(name, worst.state, f"see {worst.name}")

@@ -25,7 +25,7 @@ from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.rootfs.plan import UPPER, Operation
 from pytest_isolate.sandbox.sizes import used_bytes
 
-__all__ = ["Capped", "Templates", "cap", "give_up"]
+__all__ = ["Capped", "Templates", "cap", "give_up", "only_root", "program"]
 
 _BLOCK: Final = 4096
 _LEAST: Final = 256
@@ -129,6 +129,20 @@ def give_up(upper: int) -> None:
             os.close(fd)
 
 
+def only_root() -> MissingCapability:
+    """Why a builder in a user namespace has none."""
+    why = 'a cap on upper="disk" is a file system of that size, which only root can mount'
+    return MissingCapability("loop-device", ["disk"], why, 'run as root, or cap a tmpfs: upper="tmpfs"')
+
+
+def program() -> str:
+    """The path of what makes the file systems. Raises MissingCapability."""
+    found = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path=_PLACES)
+    if found is None:
+        raise MissingCapability("mkfs.ext4", ["disk"], "there is no such program", "apt install e2fsprogs")
+    return found
+
+
 def _no_loop_device(error: OSError) -> MissingCapability:
     path = str(error.filename or CONTROL)
     hints = {
@@ -154,15 +168,13 @@ def _blocks(size: int) -> int:
 
 def _template(directory: str, size: int) -> int:
     """An fd of an empty file system with room for `size` bytes at least."""
-    program = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path=_PLACES)
-    if program is None:
-        raise MissingCapability("mkfs.ext4", ["disk"], "there is no such program", "apt install e2fsprogs")
+    command = (program(), *_MAKE)
     try:
         fd = _nameless(directory)
         # An inode of 256 bytes for each block, a fiftieth that ext4 keeps for itself, and the bitmaps.
         os.ftruncate(fd, (_blocks(size) * 10 // 9 + _LEAST) * _BLOCK)
         done = subprocess.run(
-            [program, *_MAKE, f"/proc/self/fd/{fd}"], pass_fds=(fd,), stdin=subprocess.DEVNULL, capture_output=True, check=False
+            [*command, f"/proc/self/fd/{fd}"], pass_fds=(fd,), stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     except OSError as error:
         raise SetupError.from_os_error("make an empty file system", error, directory, _FULL) from None

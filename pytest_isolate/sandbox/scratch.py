@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_isolate.kernel.cgroup_runs import is_stale
 from pytest_isolate.kernel.removal import remove_path
-from pytest_isolate.model.errors import MissingCapability, SetupError
+from pytest_isolate.model.errors import SetupError
 from pytest_isolate.rootfs.plan import UPPER, Bind, Operation
 
 if TYPE_CHECKING:
@@ -55,13 +55,10 @@ class Scratch:
             self._make(base, path)
             yield Bind(path, UPPER, recursive=False)
         else:
-            if self._rootless:
-                raise MissingCapability(
-                    "loop-device", ["disk"], 'a cap on upper="disk" is a file system of that size, which only root can mount',
-                    'run as root, or cap a tmpfs: upper="tmpfs"',
-                )  # fmt: skip
-            from pytest_isolate.sandbox.capped import Templates
+            from pytest_isolate.sandbox.capped import Templates, only_root
 
+            if self._rootless:
+                raise only_root()
             if self._templates is None:
                 self._templates = Templates()
             self._make(base, os.path.join(base, self._run))

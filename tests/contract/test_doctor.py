@@ -32,7 +32,7 @@ DOCTOR = ("-m", "pytest_isolate", "doctor")
 NAMES = [
     "userns", "pid-namespace", "net-namespace", "uts-namespace", "ipc-namespace", "cgroup-namespace", "mounts", "proc", "overlay",
     "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "instructions",
-    "bridge", "uplink", "tbf", "netem", "sandbox",
+    "mkfs.ext4", "loop-device", "bridge", "uplink", "tbf", "netem", "sandbox",
 ]  # fmt: skip
 
 SPOILED = [
@@ -74,7 +74,7 @@ def test_everything_that_this_machine_has_is_found_and_json_has_its_form(caller:
     capabilities = by_name(found["capabilities"])
     # Each is tried by the contract tests at length; here only that the doctor doesn't see trouble where there is none.
     # /dev/net/tun is root's where no udev runs.
-    lacking = {"cgroup-swap", "instructions"} | (set() if caller.is_root else {"uplink"})
+    lacking = {"cgroup-swap", "instructions"} | (set() if caller.is_root else {"uplink", "loop-device"})
     assert {name for name, entry in capabilities.items() if entry["state"] == "missing"} <= lacking
     assert all((entry["cause"] == "") == (entry["state"] == "works") for entry in found["capabilities"])
     assert found["ready"] is True

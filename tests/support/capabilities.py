@@ -136,13 +136,6 @@ def _disk() -> str:
     return ""
 
 
-def _loop_device() -> str:
-    if os.geteuid() != 0:
-        return _root()
-    done = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else done.stderr.strip()
-
-
 def _fuse_overlay() -> str:
     if not os.path.exists("/dev/fuse"):
         return "no /dev/fuse"
@@ -210,7 +203,7 @@ _PLUGINS: Final = (
 
 _PROBED: Final = (
     "pid-namespace", "net-namespace", "mounts", "proc", "overlay", "pidfd", "subordinate-ids", "cgroup-cpu", "cgroup-memory",
-    "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "instructions", "bridge", "uplink", "tbf", "netem", "sandbox",
+    "cgroup-pids", "cgroup-io", "cgroup-swap", "kmsg", "instructions", "loop-device", "bridge", "uplink", "tbf", "netem", "sandbox",
 )  # fmt: skip
 
 _PROBES: Final[dict[str, Callable[[], str]]] = {
@@ -235,7 +228,6 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     **{name: _program(name, name) for name in ("skopeo", "umoci", "buildah", "podman", "zstd")},
     "mmdebstrap": _mmdebstrap,
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
-    "loop-device": _loop_device,
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",
     "two-cpus": lambda: "" if len(os.sched_getaffinity(0)) > 1 else "there is one CPU to run on",
     "x86-64": lambda: "" if platform.machine() == "x86_64" else f"this is {platform.machine()}",

@@ -31,6 +31,7 @@ CAPABILITIES = (
     Capability("cgroup-pids", "works"),
     Capability("cgroup-io", "works"),
     Capability("cgroup-swap", "missing", "it takes cgroup-memory", cause="cgroup"),
+    Capability("loop-device", "works"),
     Capability("bridge", "works"),
     Capability("uplink", "works"),
     Capability("tbf", "works"),
