@@ -1,13 +1,17 @@
-"""Files that a run leaves: written whole or not at all, and tried out before the first test."""
+"""Files that a run leaves: written whole or not at all, and tried out before the first test. Links are followed, not replaced."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from contextlib import suppress
+from typing import Final
 
 __all__ = ["refusal", "write"]
+
+_DESCRIPTORS: Final = re.compile(r"/proc/(self|thread-self|\d+)/(task/\d+/)?fd")
 
 
 def refusal(path: str) -> str:
@@ -15,7 +19,9 @@ def refusal(path: str) -> str:
     try:
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             return "" if _is_stream(path) else "not a regular file"
-        directory = os.path.dirname(path)
+        if _is_descriptor(path):
+            return f"it is what a descriptor was opened for, {os.path.realpath(path)}, which others write to"
+        directory = os.path.dirname(os.path.realpath(path))
         while not os.path.isdir(directory) and not os.path.lexists(directory):
             directory = os.path.dirname(directory)
         fd, made = tempfile.mkstemp(dir=directory, prefix=".isolate-")
@@ -39,6 +45,7 @@ def write(path: str, text: str) -> None:
         with open(path, "wb") as stream:
             stream.write(data)
         return
+    path = os.path.realpath(path)
     directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
     fd, half = tempfile.mkstemp(dir=directory, prefix=".isolate-")
@@ -60,6 +67,18 @@ def _is_stream(path: str) -> bool:
     except OSError:
         return False
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def _is_descriptor(path: str) -> bool:
+    """Whether it leads to a descriptor's file, as ``/dev/stdout`` does: a link that is followed, not read, and mustn't be replaced."""
+    for _ in range(40):
+        directory, name = os.path.split(path)
+        if _DESCRIPTORS.fullmatch(directory := os.path.realpath(directory)):
+            return True
+        if not os.path.islink(path := os.path.join(directory, name)):
+            return False
+        path = os.path.join(directory, os.readlink(path))
+    return False
 
 
 def _mode(path: str) -> int:
