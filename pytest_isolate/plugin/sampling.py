@@ -39,11 +39,12 @@ class Sampling:
 
     def end(self) -> Samples | None:
         """What came of it, once; None where the machine has no such figures, of which the run is told then."""
+        # In this order: the builder goes on, and a row of its own that is newer than the last one isn't looked at.
+        data = os.pread(self._file, _MOST_BYTES, 0)
+        os.close(self._file)
         last = read_moment(self._box.group) if self._box.group is not None else Moment()
         if (error := self._lacking(last)) is not None:
             add_note(self._config, error)
-        data = os.pread(self._file, _MOST_BYTES, 0)
-        os.close(self._file)
         if last.memory_bytes is None and last.cpu_seconds is None:
             return None
         row = time.monotonic() - self._since, last.memory_bytes, last.cpu_seconds, last.cpu_throttled_seconds, last.oom_kills

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from pytest_isolate.kernel.cgroup import Group, Moment, read_moment
+from pytest_isolate.plugin import sampling
+from pytest_isolate.plugin.sampling import Sampling
+from pytest_isolate.sandbox import Sandbox
 from tests.plugin.test_json import by_name, checked
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, ROOT, run
@@ -109,6 +116,62 @@ def test_long_test_has_500_rows_at_most(pytester: pytest.Pytester, plugin: Pytes
     assert 150 < len(times) <= 500
     gaps = [after - before for before, after in pairwise(times)]
     assert statistics.median(gaps) == pytest.approx(0.02, rel=0.5)
+
+
+@requires("cgroup-memory", "cgroup-cpu")
+def test_last_row_is_the_newest_though_the_builder_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of a test the builder may append a row at any moment; here it does while the last one is read."""
+    late: list[int] = []
+
+    def read_while_the_builder_appends(group: Group) -> Moment:
+        moment = read_moment(group)
+        size = os.fstat(late[0]).st_size
+        box.run([sys.executable, "-c", "sum(range(3_000_000))"])
+        deadline = time.monotonic() + 10
+        while os.fstat(late[0]).st_size == size:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return moment
+
+    with Sandbox() as box:
+        own = Sampling(None, box, 0.01)  # type: ignore[arg-type]
+        late.append(os.dup(own._file))
+        monkeypatch.setattr(sampling, "read_moment", read_while_the_builder_appends)
+        samples = own.end()
+        os.close(late[0])
+    assert samples is not None
+    times, _memory, cpu, _throttled, _kills = zip(*samples.rows, strict=True)
+    assert list(times) == sorted(times)
+    assert list(cpu) == sorted(cpu)
+
+
+@pytest.mark.parametrize("extra", [("--isolate-repeat=3",), ("-p", "rerunfailures", "--reruns=1")], ids=["repeat", "reruns"])
+@requires("cgroup-memory")
+def test_each_attempt_has_samples_of_its_own_time(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import time, pytest
+        @pytest.fixture
+        def other(isolate_factory): return isolate_factory()
+        @pytest.mark.isolate
+        def test_takes_a_moment(other): time.sleep(0.1)
+        @pytest.mark.isolate(timeout="200ms")
+        def test_hangs(): time.sleep(60)
+        """
+    )
+    done = run(pytester, monkeypatch, *extra, "--isolate-sample=10ms", "--isolate-json=run.json", keep=["run.json"])
+    tests = checked(done.files["run.json"])["tests"]
+    assert [test["outcome"] for test in tests if "hangs" in test["nodeid"]][-1] == "failed"
+    assert len(tests) == (2 if "--isolate-repeat=3" in extra else 3)
+    for test in tests:
+        times, memory, *_rest = columns(test)
+        assert times[0] < 0.05
+        assert times == sorted(times)
+        assert times[-1] == pytest.approx(test["usage"]["wall_seconds"], abs=0.1)
+        assert len(times) >= 4
+        assert max(memory) > 0
 
 
 @requires("cgroup-cpu")
