@@ -193,11 +193,13 @@ class Protocol:
             forwarding=forwarding,
         )
         self.attempt = attempt
+        budget = self._budget = self._budgeted(item, obtained) if obtained.spec.budget else None
+        # Added last, so run first: before class fixtures that a function without a class keeps on its item.
         if item.ihook.pytest_isolate_usage.get_hookimpls():
             item.addfinalizer(partial(_tell_usage, attempt))
-        # Added last, so run first: before class fixtures that a function without a class keeps on its item.
+        if budget is not None:
+            item.addfinalizer(partial(_judge, attempt, budget))
         item.addfinalizer(attempt.tear_down)
-        budget = self._budget = self._budgeted(item, obtained) if obtained.spec.budget else None
         try:
             if budget is not None:
                 budget.fork()
@@ -292,7 +294,7 @@ class Protocol:
         raised = call.excinfo
         last = call.when == "teardown"
         added = last and reports.join_captured(attempt.item, call.when)
-        breach = self._breach(attempt, call, given) if self._budget is not None else None
+        breach = self._breach(call, given) if self._budget is not None else None
         if breach is not None:
             call.excinfo = breach
         elif given is not None and raised is None:
@@ -329,11 +331,9 @@ class Protocol:
         if held := self._witness.section(attempt.fixtures, attempt.spec, forwarded):
             report.sections.append(held)
 
-    def _breach(self, attempt: Attempt, call: pytest.CallInfo[None], given: Given | None) -> Any:
+    def _breach(self, call: pytest.CallInfo[None], given: Given | None) -> Any:
         """What a phase that raised nothing in this process comes to because of the test's budget."""
         assert self._budget is not None
-        if call.when == "teardown" and attempt.verdict is not None:
-            attempt.usage = self._budget.ended(attempt.usage)
         if call.excinfo is not None or self._failed:
             return None
         return self._budget.breach(call.when, given.report if given is not None else None)
@@ -395,8 +395,14 @@ class Observed:
         return self._protocol.observed
 
 
+def _judge(attempt: Attempt, budget: Budgeted) -> None:
+    """A finalizer of the item, after the attempt's own: what the budget measured is among the figures from here on."""
+    if attempt.verdict is not None:
+        attempt.usage = budget.ended(attempt.usage)
+
+
 def _tell_usage(attempt: Attempt) -> None:
-    """A finalizer of the item, after the attempt's own: what the hook raises is an error of the teardown."""
+    """A finalizer of the item, after those: what the hook raises is an error of the teardown."""
     __tracebackhide__ = True
     if attempt.verdict is not None and attempt.teardown_began:
         attempt.item.ihook.pytest_isolate_usage(item=attempt.item, usage=attempt.usage)
