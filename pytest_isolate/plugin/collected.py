@@ -62,6 +62,7 @@ class Collected:
         plain: how many tests ran without a sandbox.
         interrupted: by Ctrl-C, `pytest.exit` or an error of pytest's own, so that tests may be missing whatever the exit status says.
         started: seconds since the epoch.
+        broken: Ctrl-C, `pytest.exit` or an internal error ended it.
     """
 
     def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
@@ -70,6 +71,7 @@ class Collected:
         self.plain = 0
         self.interrupted = False
         self.started = time.time()
+        self.broken = False
         settings = config.stash[settings_key]
         self._preloaded = settings.preload
         self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
@@ -97,7 +99,7 @@ class Collected:
         else:
             self.plain += outcome != "rerun"
         if (pid := vars(report).pop(_WORKER, None)) is not None:
-            self._answering(pid)
+            self.answer().add(pid)
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
 
@@ -114,12 +116,13 @@ class Collected:
         self._statuses = BudgetStatus(self._config, self)
         self._config.pluginmanager.register(self._statuses, "isolate-budgets")
 
-    def _answering(self, pid: int) -> None:
+    def answer(self) -> Workers:
+        """In xdist's controller: SIGUSR1, from now on; the workers that answer it are to be added."""
         from pytest_isolate.plugin.status import Workers
 
         if self._workers is None:
             self._workers = Workers(self._config)
-        self._workers.add(pid)
+        return self._workers
 
     def _imported(self, imports: list[tuple[str, float]]) -> None:
         from pytest_isolate.plugin.preload import Imports
@@ -128,6 +131,13 @@ class Collected:
             self._imports = Imports(self._preloaded)
         for name, seconds in imports:
             self._imports.add(name, seconds)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Of `pytest.exit` too, whatever exit status that asks for."""
+        self.broken = True
+
+    def pytest_internalerror(self) -> None:
+        self.broken = True
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -5,7 +5,7 @@ would end pytest), and given back at the end. A suite, a plugin or `faulthandler
 handler runs between two steps of whatever the main thread does, so it writes with one write(2) and touches no stream.
 
 Under xdist each worker answers for itself. The controller, which is what people know the pid of, passes the signal on to the
-workers that have told it, with their first report, that they answer.
+workers that have told it, with their first report, that they answer. Where every test is isolated it takes it from the start.
 """
 
 from __future__ import annotations
@@ -120,22 +120,20 @@ def register(config: pytest.Config, tell: Callable[[], str]) -> None:
 
 
 class Workers:
-    """In xdist's controller: those of its workers that answer."""
+    """In xdist's controller: those of its workers that answer. From now on it answers, too."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._config = config
         self._pids: dict[int, None] = {}
+        register(config, self._pass_on)
 
     def add(self, pid: int) -> None:
-        if not self._pids:
-            register(self._config, self._pass_on)
         self._pids[pid] = None
 
     def _pass_on(self) -> str:
-        for pid in self._pids:
-            if _answers(pid):
-                os.kill(pid, _SIGNAL)
-        return ""
+        answering = [pid for pid in self._pids if _answers(pid)]
+        for pid in answering:
+            os.kill(pid, _SIGNAL)
+        return "" if answering else "isolate: no worker has begun an isolated test\n"
 
 
 def _answers(pid: int) -> bool:

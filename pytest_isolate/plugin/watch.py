@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from pytest_isolate.plugin.collected import collected_key
 from pytest_isolate.plugin.marks import spec_key
 from pytest_isolate.plugin.settings import settings_key
 
@@ -32,7 +33,7 @@ def register(config: pytest.Config) -> None:
         config.stash[watch_key] = watch = Watch(config)
         config.pluginmanager.register(watch, "isolate-watch")
     elif settings.isolate_all and _starts_workers(config):
-        config.pluginmanager.register(Controller(settings.cgroup), "isolate-controller")
+        config.pluginmanager.register(Controller(config), "isolate-controller")
 
 
 def _runs_tests(config: pytest.Config) -> bool:
@@ -49,19 +50,20 @@ def _starts_workers(config: pytest.Config) -> bool:
 
 
 class Controller:
-    """In xdist's controller: its workers are born in the cgroup that it is in, so it moves first.
+    """In xdist's controller: its workers are born in the cgroup that it is in, so it moves first. And it answers SIGUSR1 from the start.
 
-    Where only some tests are isolated, which the workers find out, each worker moves by itself.
+    Where only some tests are isolated, which the workers find out, each worker moves by itself, and tells that it answers.
     """
 
-    def __init__(self, cgroup: str | None) -> None:
-        self._cgroup = cgroup
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         from pytest_isolate.sandbox.delegation import obtain
 
-        obtain((), self._cgroup)
+        obtain((), self._config.stash[settings_key].cgroup)
+        self._config.stash[collected_key].answer()
 
 
 class Watch:

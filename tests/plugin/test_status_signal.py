@@ -193,6 +193,24 @@ def test_controller_of_xdist_passes_the_signal_on_and_every_worker_answers(tmp_p
     assert "4 passed" in text
 
 
+def test_controller_of_xdist_answers_before_a_worker_has_begun(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        """
+import os, time, pytest
+def pytest_collection_modifyitems():  # a long collection
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
+        open(f"runs-{worker}", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.05)
+"""
+    )
+    (tmp_path / "test_it.py").write_text("def test_first(): pass")
+    with started(tmp_path, "-p", "xdist", "-n", "1") as run:
+        run.wait_until_it_runs("gw0")
+        assert run.ask() == "isolate: no worker has begun an isolated test\n"
+        assert "1 passed" in run.finish()
+
+
 def test_on_a_terminal_the_line_goes_for_the_answer_and_comes_back(place: Path) -> None:
     with on_terminal(place, "--isolate-writable=.", size=(220, 40)) as terminal:
         terminal.expect("call 1 s")
