@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_isolate.report.html.page import page
+from tests.plugin.test_json import checked
+from tests.support.capabilities import requires
 from tests.support.isolated_runs import run
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +127,75 @@ def test_listing_tests_writes_nothing(pytester: pytest.Pytester, plugin: Pytest)
     pytester.makepyfile("def test(): pass")
     plugin("--collect-only", "--isolate-html=page.html")
     assert not (pytester.path / "page.html").exists()
+
+
+def whole(size: int) -> str:
+    """A suite that has everything that a page can show: figures over time, caps, budgets, runs that are repeated, and growth with `size`."""
+    return f"""
+import time, pytest
+
+def spin(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end: pass
+
+@pytest.mark.isolate(memory="128MiB", budget={{"memory": "100MiB", "wall": "30s"}}, env={{"A": "1"}}, hide=["/usr/share"])
+def test_grows():
+    held = bytearray(b"x") * ({size} << 20)
+    time.sleep(0.15)
+
+@pytest.mark.isolate(budget={{"wall": "50ms", "processes_left": 0}}, net="bridge", bandwidth="10mbit")
+def test_takes_longer_than_its_budget(): time.sleep(0.1)
+
+@pytest.mark.isolate(memory="32MiB")
+def test_runs_out_of_memory():
+    time.sleep(0.05)
+    held = bytearray(b"x") * (100 << 20)
+
+@pytest.mark.isolate(cpu="10%", timeout="60s")
+def test_is_throttled(): spin(0.03)
+
+def test_plain(): pass
+"""
+
+
+def whole_run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], str]:
+    """The document and the page of a run of it by two workers, compared with one of a smaller size."""
+    common = ["--isolate-repeat=6", "-p", "no:randomly"]
+    pytester.makepyfile(test_it=whole(10))
+    run(pytester, monkeypatch, *common, "--isolate-save=base", how="xdist")
+    pytester.makepyfile(test_it=whole(30))
+    done = run(
+        pytester, monkeypatch, *common, "--isolate-sample=10ms", "--isolate-compare=base", "--isolate-compare-fail=memory:20%",
+        "--isolate-html=page.html", "--isolate-json=run.json", how="xdist", keep=["page.html", "run.json"],
+    )  # fmt: skip
+    done.result.assert_outcomes(passed=3, failed=2)
+    return checked(done.files["run.json"]), done.files["page.html"]
+
+
+@requires("cgroup-memory", "cgroup-cpu", "bridge")
+def test_page_has_samples_budgets_repetitions_and_changes_of_one_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, text = whole_run(pytester, monkeypatch)
+    assert text == page(document)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
+    assert found is not None
+    packed = json.loads(found[1])["document"]
+    columns = packed["comparison"]["columns"]
+    changes = [dict(zip(columns, row, strict=False)) for row in packed["comparison"]["tests"]]
+    tests = {test["nodeid"].partition("::")[2]: (number, test) for number, test in enumerate(packed["tests"])}
+
+    number, grows = tests["test_grows"]
+    assert (grows["outcome"], grows["repetitions"]["count"]) == ("passed", 6)
+    assert max(row[1] for row in grows["samples"]["rows"]) > 30 << 20
+    assert [row[0] for row in grows["budget"]] == ["wall", "memory"]
+    exceeded = [(change["nodeid"], change["figure"]) for change in changes if change.get("exceeded")]
+    assert exceeded == [(number, "memory")]
+
+    _number, over = tests["test_takes_longer_than_its_budget"]
+    assert (over["outcome"], over["budget"][0][3]) == ("failed", "over")
+    _number, killed = tests["test_runs_out_of_memory"]
+    assert killed["samples"]["rows"][-1][4] == 1
+    _number, throttled = tests["test_is_throttled"]
+    assert throttled["samples"]["rows"][-1][3] > 0.05
+    assert {test["worker"] for _number, test in tests.values()} <= {"gw0", "gw1"}
