@@ -62,7 +62,6 @@ class Collected:
         plain: how many tests ran without a sandbox.
         interrupted: by Ctrl-C, `pytest.exit` or an error of pytest's own, so that tests may be missing whatever the exit status says.
         started: seconds since the epoch.
-        broken: Ctrl-C, `pytest.exit` or an internal error ended it.
     """
 
     def __init__(self, config: pytest.Config, notes: dict[str, None]) -> None:
@@ -71,7 +70,6 @@ class Collected:
         self.plain = 0
         self.interrupted = False
         self.started = time.time()
-        self.broken = False
         settings = config.stash[settings_key]
         self._preloaded = settings.preload
         self._github = settings.github == "on" or (settings.github == "auto" and _on_github(os.environ))
@@ -131,13 +129,6 @@ class Collected:
             self._imports = Imports(self._preloaded)
         for name, seconds in imports:
             self._imports.add(name, seconds)
-
-    def pytest_keyboard_interrupt(self) -> None:
-        """Of `pytest.exit` too, whatever exit status that asks for."""
-        self.broken = True
-
-    def pytest_internalerror(self) -> None:
-        self.broken = True
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -29,19 +29,27 @@ class GitHub:
     def __init__(self, top: int) -> None:
         self._top = top
         self._lines: list[str] = []
+        self._path = os.environ.get("GITHUB_STEP_SUMMARY", "")
+        self._summary = b""
 
-    def take(self, document: dict[str, Any]) -> None:
-        """Writes the summary now; the annotations wait for the terminal's turn."""
+    def make(self, document: dict[str, Any]) -> None:
+        """All of it, in memory; the annotations wait for the terminal's turn."""
         from pytest_isolate.report.github import LIMIT, commands, summary
 
         self._lines = commands(document, os.environ.get("GITHUB_WORKSPACE", ""))
-        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        if self._path:
+            # One file for all commands of the step.
+            size = os.path.getsize(self._path) if os.path.isfile(self._path) else 0
+            self._summary = summary(document, self._top, LIMIT - size)
+
+    def write(self) -> None:
+        """The summary."""
+        if self._path:
             try:
-                # One file for all commands of the step.
-                with open(path, "ab") as file:
-                    file.write(summary(document, self._top, LIMIT - os.fstat(file.fileno()).st_size))
+                with open(self._path, "ab") as file:
+                    file.write(self._summary)
             except OSError as error:
-                self._lines.append(f"isolate: the step's summary {path} could not be written: {error.strerror}")
+                self._lines.append(f"isolate: the step's summary {self._path} could not be written: {error.strerror}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -73,21 +74,34 @@ class Outputs:
         baselines = self._config.stash.get(baselines_key, None)
         if baselines is not None:
             baselines.compare(session, document)
-        document = self._told(session, document)
+        document, files = self._told(session, document)
         if baselines is not None:
             baselines.save(session, document)
-        if self._settings.json:
-            self._write(session, self._settings.json, json.dumps(document, indent=1))
-        if self._settings.metrics:
+        for path, text in files:
+            self._write(session, path, text)
+        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+            github.write()
+
+    def _made(self, document: dict[str, Any]) -> list[tuple[str, str]]:
+        """Paths and texts of the files. Nothing is written yet: of a document that isn't one all this raises."""
+        settings, files = self._settings, []
+        if settings.json:
+            files.append((settings.json, json.dumps(document, indent=1)))
+        if settings.metrics:
             from pytest_isolate.report.openmetrics import metrics
 
-            self._write(session, self._settings.metrics, metrics(document))
-        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
-            github.take(document)
-        if self._settings.html:
+            files.append((settings.metrics, metrics(document)))
+        if settings.html:
             from pytest_isolate.report.html.page import page
 
-            self._write(session, self._settings.html, page(document))
+            files.append((settings.html, page(document)))
+        if baselines_key in self._config.stash:
+            from pytest_isolate.report.baseline import slim
+
+            slim(document)
+        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+            github.make(document)
+        return files
 
     def _write(self, session: pytest.Session, path: str, text: str) -> None:
         from pytest_isolate.report.files import write
@@ -102,29 +116,34 @@ class Outputs:
         self._failures.append(text)
         session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
-    def _told(self, session: pytest.Session, document: dict[str, Any]) -> dict[str, Any]:
-        """The document, after `pytest_isolate_report`; without what that did to it where the result is no document."""
+    def _told(self, session: pytest.Session, document: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The document, after `pytest_isolate_report`, and its files; without what that did to it where the result is no document."""
         hook = self._config.hook.pytest_isolate_report
         if not hook.get_hookimpls():
-            return document
+            return document, self._made(document)
         before = copy.deepcopy(document)
         try:
             hook(config=self._config, document=document)
             json.dumps(document, allow_nan=False)
             if lost := _lost(before, document):
                 raise ValueError(f"{lost} is gone, or something else")
+            return document, self._made(document)
         except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
             from pytest_isolate.plugin.spec_hook import implementers
 
             names = " or ".join(implementers(self._config.hook, hook.name, self._config))
             self._fail(session, f"{hook.name} of {names}: {type(error).__name__}: {error}; the report is as it was without it")
-            return before
-        return document
+            return before, self._made(before)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for failure in self._failures:
-            terminalreporter.write_line(f"isolate: {failure}", red=True)
+        while self._failures:
+            terminalreporter.write_line(f"isolate: {self._failures.pop(0)}", red=True)
+
+    def pytest_unconfigure(self) -> None:
+        """Where there was no summary (``--no-summary``, ``-p no:terminal``): the exit status alone would be a riddle."""
+        while self._failures:
+            sys.stderr.write(f"isolate: {self._failures.pop(0)}\n")
 
     def _document(self, session: pytest.Session, exitstatus: int) -> dict[str, Any]:
         from pytest_isolate.probe import cache

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pytest_isolate.report.html.page import page
 from tests.plugin.test_json import checked
+from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, Run, run
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +209,48 @@ def test_spec_hook_that_breaks_is_a_collection_error(suite: Suite, body: str, te
     assert "INTERNALERROR" not in done.output
 
 
+@ALONE_AND_XDIST
+def test_spec_hook_can_end_the_run(suite: Suite, how: str):
+    done = suite.run(
+        "import pytest\ndef pytest_isolate_spec(item): pytest.exit('no machine for it', returncode=7)",
+        "import pytest\n@pytest.mark.isolate\ndef test(): pass",
+        how=how,
+    )
+    assert "no machine for it" in done.output
+    assert "INTERNALERROR" not in done.output
+    assert done.reports == []
+    assert done.result.ret == (7 if how == "alone" else pytest.ExitCode.TESTS_FAILED)  # pytest-xdist has no way for it
+
+
+def test_limits_of_a_spec_hook_have_its_place_and_others_keep_theirs(suite: Suite):
+    done = suite.run(
+        """
+        from dataclasses import replace
+        def pytest_isolate_spec(item, spec):
+            if item.name == "test_more":
+                return replace(spec, budget={**dict(spec.budget), "wall": "10ms", "cpu": "60s", "pids": None})
+            return replace(spec, budget={"wall": None})
+        """,
+        """
+        import time, pytest
+        @pytest.mark.isolate(budget={"cpu": "30s", "processes_left": 0, "pids": 50})
+        def test_more(): time.sleep(0.05)
+        @pytest.mark.isolate(budget={"wall": "10ms"})
+        def test_none(): time.sleep(0.05)
+        """,
+    )
+    done.result.assert_outcomes(passed=1, failed=1)
+    record = done.of("test_more", "teardown").isolate
+    assert record is not None
+    places = {judged["figure"]: (judged["allowed"], judged["place"]) for judged in record["budget"]}
+    hook = "pytest_isolate_spec of conftest.py"
+    assert places["wall"] == (0.01, hook)
+    assert places["cpu"] == (60, hook)
+    assert places["processes_left"][0] == 0
+    assert places["processes_left"][1].startswith("marker of test_it.py")
+    assert "pids" not in places
+
+
 def test_spec_hook_error_ends_its_file_alone(suite: Suite, pytester: pytest.Pytester):
     pytester.makepyfile(test_other="import pytest\n@pytest.mark.isolate\ndef test_other(): pass")
     done = suite.run(
@@ -310,6 +354,17 @@ def test_what_the_usage_hook_raises_is_an_error_of_the_teardown_and_loses_nothin
     assert done.of("test_plain", "teardown").outcome == "passed"
 
 
+@requires("cgroup-memory")
+def test_usage_hook_sees_what_a_budget_has_measured(suite: Suite):
+    done = suite.run(
+        "def pytest_isolate_usage(item, usage): item.user_properties.append(('inherited', usage.memory_inherited_bytes))",
+        "import pytest\n@pytest.mark.isolate(budget={'memory_own': '1GiB'})\ndef test(): pass",
+    )
+    last = done.of("test", "teardown")
+    assert last.properties["inherited"] == last.properties["isolate.memory_inherited_bytes"]
+    assert last.properties["inherited"] >= 0
+
+
 def test_usage_hook_runs_after_the_tests_own_teardown_and_before_wider_fixtures(suite: Suite):
     done = suite.run(
         "def pytest_isolate_usage(item): print('hook')",
@@ -396,6 +451,46 @@ def test_report_hook_that_breaks_fails_the_run_and_the_report_is_written_without
         [f"isolate: pytest_isolate_report of conftest.py: {text}*; the report is as it was without it"]
     )
     assert len(checked(done.files["run.json"])["tests"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "document.clear()",
+        "del document['totals']",
+        "document['tests'][0]['problems'] = [{'kind': 'OWN'}]",
+        "document['tests'][0]['samples'] = {'rows': 5}",
+        "document['run'] = None",
+    ],
+)
+def test_report_hook_that_leaves_no_document_spoils_no_file(
+    suite: Suite, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
+    files = ["run.json", "run.txt", "page.html", "summary.md"]
+    done = suite.run(
+        f"def pytest_isolate_report(document): {change}",
+        SOME,
+        *("--isolate-json=run.json", "--isolate-metrics=run.txt", "--isolate-html=page.html", "--isolate-save=base"),
+        "--isolate-github=on",
+        keep=files,
+    )
+    assert "INTERNALERROR" not in done.output
+    assert done.result.ret == pytest.ExitCode.TESTS_FAILED
+    done.result.stdout.fnmatch_lines(["isolate: pytest_isolate_report of conftest.py: *; the report is as it was without it"])
+    document = checked(done.files["run.json"])
+    assert len(document["tests"]) == 2
+    assert done.files["page.html"] == page(document)
+    assert "test_passes" in done.files["run.txt"]
+    assert done.files["summary.md"].count("### pytest-isolate: 2 isolated tests") == 1
+    assert (pytester.path / ".isolate/baselines/base.json").exists()
+
+
+@pytest.mark.parametrize("args", [("--no-summary",), ("-p", "no:terminal")], ids=" ".join)
+def test_what_spoiled_the_report_is_said_without_a_summary_as_well(suite: Suite, args: tuple[str, ...]):
+    done = suite.run("def pytest_isolate_report(document): raise RuntimeError('broken')", SOME, *args)
+    # Before pytest 9.2 --no-summary left out the summaries of plugins, too.
+    assert done.output.count("isolate: pytest_isolate_report of conftest.py: RuntimeError: broken; ") == 1
 
 
 def test_report_hook_sees_an_interrupted_run(suite: Suite):

@@ -190,6 +190,67 @@ def test_interrupted_run_writes_what_it_has(pytester: pytest.Pytester, sleeping:
     assert by_name(document)["test_first"]["outcome"] == "passed"
 
 
+@pytest.mark.parametrize("how", ["alone", "xdist"])
+@pytest.mark.parametrize(
+    ("ends", "status"), [("assert 0", 1), ("pytest.exit('enough', returncode=5)", 5)], ids=["-x", "pytest.exit"]
+)
+def test_run_that_was_stopped_says_that_tests_may_be_missing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str, ends: str, status: int
+) -> None:
+    pytester.makepyfile(
+        test_it=f"import pytest\npytestmark = pytest.mark.isolate\ndef test_a(): pass\ndef test_b(): {ends}\ndef test_c(): pass"
+    )
+    done = run(
+        pytester,
+        monkeypatch,
+        "-x",
+        "--isolate-json=run.json",
+        "--isolate-save=base",
+        "-p",
+        "no:randomly",
+        how=how,
+        keep=["run.json"],
+    )
+    if how == "alone":
+        assert done.result.ret == status
+        assert "the baseline base was not saved: the run was interrupted" in done.output
+    else:  # to pytest-xdist a worker that ends early is an error of its own
+        assert done.result.ret == (pytest.ExitCode.INTERNAL_ERROR if "exit" in ends else pytest.ExitCode.INTERRUPTED)
+    assert checked(done.files["run.json"])["run"]["interrupted"]
+    assert not (pytester.path / ".isolate").exists()
+
+
+def test_link_is_followed_and_stays(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile("def test(): pass")
+    (pytester.path / "reports").mkdir()
+    (pytester.path / "latest.json").symlink_to("reports/run.json")
+    for _ in range(2):
+        plugin("--isolate-json=latest.json").assert_outcomes(passed=1)
+        assert (pytester.path / "latest.json").is_symlink()
+        assert checked((pytester.path / "reports/run.json").read_text())["plain_tests"] == 1
+        assert [path.name for path in (pytester.path / "reports").iterdir()] == ["run.json"]
+
+
+def test_standard_output_is_written_to_where_it_can_be_and_never_replaced(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("def test(): pass")
+    stdout = pytester.path / "stdout"  # as /dev/stdout, which a test must not risk
+    stdout.symlink_to("/proc/self/fd/1")
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_isolate.plugin", "-q", "--isolate-json=stdout"]
+    piped = subprocess.run(command, cwd=pytester.path, env=env, capture_output=True, text=True, check=True)
+    assert '"plain_tests": 1' in piped.stdout
+    with (pytester.path / "log").open("w") as log:
+        done = subprocess.run(command, cwd=pytester.path, env=env, stdout=log, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert (
+        f"stdout can't be written: it is what a descriptor was opened for, {pytester.path}/log, which others write to"
+        in done.stderr
+    )
+    assert os.readlink(stdout) == "/proc/self/fd/1"
+
+
 def test_path_that_cannot_be_written_is_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile("def test(): open('ran', 'w')")
     (pytester.path / "file").write_text("")
