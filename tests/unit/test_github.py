@@ -64,6 +64,16 @@ def test_problem_that_failed_its_test_is_an_error_and_another_a_warning():
     ]
 
 
+def test_problem_of_an_attempt_that_was_run_again_failed_no_test():
+    first = {**record("a::one", problem()), "attempt": 1, "outcome": "rerun"}
+    last = {**record("a::one"), "attempt": 2}
+    found = [read(line) for line in commands(document(first, last), "")]
+    assert [(name, data) for name, _, data in found] == [("warning", "used all (attempt 1, which was run again)")]
+    text = summary(document(first, last), 10).decode()
+    assert "| OOM |" in text
+    assert "**OOM**" not in text
+
+
 @pytest.mark.parametrize("text", ["50% of 1\n2\r\n3", "a::b,c=d:e", "%0A is not a line", "::error::x", "ä 测试"])
 def test_whatever_is_said_arrives(text: str):
     (line,) = commands(document(record(f"t[{text}]", problem(text, text), file=f"dir,1:{text.strip()}.py")), "/work/project")
