@@ -65,7 +65,7 @@ class TestRecord:
         outcome: pytest's word: passed, failed, error, skipped, xfailed, xpassed, rerun; empty until all its reports are there.
         worker: xdist's name of the process that ran it; empty without xdist.
         location: the test's file relative to the rootdir, and its line, counted from 1 (0: unknown); None where pytest names none.
-        repetitions: of a test that is repeated what each run that passed used, `usage` the last of them; else empty.
+        repetitions: of a test that is repeated what each of its runs used, `usage` the last of them; else empty.
         budget: its limits, each judged.
     """
 
