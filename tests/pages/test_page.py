@@ -470,6 +470,22 @@ def test_comparison_shows_one_figure_at_a_time_and_what_is_gone(show: Show) -> N
     assert f"{wall / 2:.3g} ms to {wall:.3g} ms" in text
 
 
+def test_growth_from_nothing_beyond_its_limit_is_the_gravest(show: Show) -> None:
+    document = compared(run_document(10))
+    document["comparison"]["tests"].append(
+        {
+            "nodeid": document["tests"][7]["nodeid"], "figure": "net_tx", "before": 0, "after": 4096, "change": None, "noise": None,
+            "verdict": "grown", "limit": "1KiB", "exceeded": True,
+        }
+    )  # fmt: skip
+    tab = show(document)
+    tab.click("[data-key='change'] button")
+    assert rows(tab)[:2] == [7, 0]
+    assert column(tab, "change")[0] == "net_tx from 0"
+    tab.click("#rows tr")
+    assert "from 0 limit 1KiB" in tab.find("#details").text.replace("\n", " ")
+
+
 def test_run_in_short_says_how_it_ended_on_what_and_with_what(show: Show) -> None:
     document = run_document(60)
     document["run"] |= {"interrupted": True, "exit_status": 2}

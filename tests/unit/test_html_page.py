@@ -142,6 +142,7 @@ def test_command_makes_the_page_of_a_file_and_imports_no_bokeh(tmp_path: Path) -
         (b"", "is no JSON, or not all of it"),
         (json.dumps(run_document(5)).encode()[:2000], "is no JSON, or not all of it"),
         (b"\xff\xfe\x00", "is no JSON, or not all of it"),
+        (json.dumps({**run_document(2), "plain_tests": float("nan")}).encode(), "has not the form that its version promises"),
         (b"[]", "has no list of tests"),
         (b'{"version": 1, "tests": {}}', "has no list of tests"),
         (b'{"version": 2, "tests": []}', "has version 2 of the form, and this is a reader of version 1"),

@@ -52,7 +52,7 @@ function changeTable(test) {
     "table",
     {class: "small"},
     element("thead", {}, element("tr", {}, ...["Figure", "Before", "After", "Change", "Noise", "Verdict"].map((title) => element("th", {scope: "col"}, title)))),
-    element("tbody", {}, ...test.changes.map((each) => element("tr", {}, element("th", {scope: "row"}, each.figure), element("td", {}, amount(each.figure, each.before)), element("td", {}, amount(each.figure, each.after)), element("td", {}, signedPercent(each.change), each.limit ? element("small", {}, ` limit ${each.limit}`) : null), element("td", {}, each.noise == null ? unknown : `±${percent(each.noise)}`), element("td", {}, judged(each))))),
+    element("tbody", {}, ...test.changes.map((each) => element("tr", {}, element("th", {scope: "row"}, each.figure), element("td", {}, amount(each.figure, each.before)), element("td", {}, amount(each.figure, each.after)), element("td", {}, signedPercent(grownBy(each)), each.limit ? element("small", {}, ` limit ${each.limit}`) : null), element("td", {}, each.noise == null ? unknown : `±${percent(each.noise)}`), element("td", {}, judged(each))))),
   );
 }
 

@@ -62,6 +62,7 @@ def page(document: Mapping[str, Any]) -> str:
 
     Raises:
         NoBokeh: see `missing`.
+        ValueError: there is a number that JSON hasn't, as NaN.
     """
     scripts = [*_library(), _program()]
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
@@ -70,7 +71,7 @@ def page(document: Mapping[str, Any]) -> str:
         "policy": f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
         "title": html.escape(_title(document)),
         "style": _own("page.css"),
-        "data": _in_script(json.dumps(data, separators=(",", ":"))),
+        "data": _in_script(json.dumps(data, separators=(",", ":"), allow_nan=False)),
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _own("page.html"))

@@ -10,7 +10,7 @@ const columns = [
   {key: "memory", title: "Memory", rank: (test) => test.peak, cell: (test) => [bytes(test.peak)]},
   {key: "cap", title: "Of cap", rank: (test) => test.capShare, cell: (test) => [gauge(test.capShare)]},
   {key: "budget", title: "Of budget", rank: (test) => test.budgetShare, cell: (test) => [gauge(test.budgetShare)]},
-  {key: "change", title: "Change", rank: (test) => test.change?.change ?? null, cell: (test) => [changeText(test.change)]},
+  {key: "change", title: "Change", rank: (test) => test.change && grownBy(test.change), cell: (test) => [changeText(test.change)]},
   {key: "setup", title: "Set-up", rank: (test) => test.setup, cell: (test) => [duration(test.setup)]},
   {key: "worker", title: "Worker", rank: (test) => test.worker || null, cell: (test) => [test.worker]},
 ].filter(({key, rank}) => key === "outcome" || key === "nodeid" || tests.some((test) => rank(test) != null));
@@ -33,7 +33,7 @@ function gauge(fraction) {
 function changeText(change) {
   if (!change) return unknown;
   const colour = {exceeded: "failed", grown: "rerun", shrunk: "passed"}[judged(change)] ?? "muted";
-  return element("span", {style: `color: var(--${colour})`, title: `${meaning(change.figure)}: ${judged(change)}`}, change.change == null ? change.verdict : `${change.figure} ${signedPercent(change.change)}`);
+  return element("span", {style: `color: var(--${colour})`, title: `${meaning(change.figure)}: ${judged(change)}`}, grownBy(change) == null ? change.verdict : `${change.figure} ${signedPercent(grownBy(change))}`);
 }
 
 const kindsOfProblem = [...new Set(tests.flatMap((test) => test.kinds))].sort();

@@ -65,7 +65,7 @@ const judged = (change) => (change.exceeded ? "exceeded" : change.verdict);
 for (const test of tests) {
   test.change = test.changes.reduce(
     (gravest, each) => {
-      const rank = (change) => [change.exceeded ? 4 : (gravity[change.verdict] ?? 0), Math.abs(change.change ?? 0)];
+      const rank = (change) => [change.exceeded ? 4 : (gravity[change.verdict] ?? 0), Math.abs(grownBy(change) ?? 0)];
       if (!gravest) return each;
       const [one, other] = [rank(each), rank(gravest)];
       return one[0] > other[0] || (one[0] === other[0] && one[1] > other[1]) ? each : gravest;

@@ -44,7 +44,13 @@ function percent(fraction) {
   return `${Math.abs(value) >= 100 ? count(Math.round(value)) : significant(value, 2)} %`;
 }
 
+// Of a change against a baseline: its share; Infinity from nothing.
+function grownBy(change) {
+  return change.change ?? (change.before === 0 && change.after > 0 ? Infinity : null);
+}
+
 function signedPercent(fraction) {
+  if (fraction === Infinity) return "from 0";
   return fraction == null ? unknown : (fraction > 0 ? "+" : "") + percent(fraction).replace("-", "−");
 }
 
