@@ -1,6 +1,6 @@
 """GitHub Actions is told of a run with isolated tests: annotations on the output, a summary of the step.
 
-Registered at the end of such a run, where the variables of a step are set. The document comes from `outputs`.
+Registered before the first test, where the variables of a step are set. The document comes from `outputs`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import time
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -40,8 +41,21 @@ class Outputs:
         self._collected = config.stash[collected_key]
         self._failures: list[str] = []
 
-    @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    # After xdist's, which ends the workers, and after wide fixtures' teardown, also where that raises, which would end the call of
+    # hooks that are no wrappers. The terminal's section comes later.
+    @pytest.hookimpl(hookwrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, None]:
+        yield
+        self.finish(session, exitstatus)
+
+    def finish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Make the document, and of it what is asked for; not for GitHub alone where nothing was isolated."""
+        if (
+            not self._settings.writes
+            and not self._config.hook.pytest_isolate_report.get_hookimpls()
+            and not self._collected.finished()
+        ):
+            return
         document = self._document(session, int(exitstatus))
         baselines = self._config.stash.get(baselines_key, None)
         if baselines is not None:
@@ -55,7 +69,8 @@ class Outputs:
             from pytest_isolate.report.openmetrics import metrics
 
             self._write(session, self._settings.metrics, metrics(document))
-        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+        github = self._config.pluginmanager.get_plugin("isolate-github")
+        if github is not None and document["tests"]:
             github.take(document)
         if self._settings.html:
             from pytest_isolate.report.html.page import page
