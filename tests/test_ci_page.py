@@ -173,9 +173,9 @@ def test_job_is_red_where_a_test_has_grown(tmp_path_factory: pytest.TempPathFact
     assert "1 passed" in done.stdout
     assert "1 test beyond its limit" in done.stdout
     if system == "github":
-        (annotation,) = [read(line) for line in done.stdout.splitlines() if line.startswith("::error")]
+        annotations = [read(line) for line in done.stdout.splitlines() if line.startswith("::error")]
+        (annotation,) = [each for each in annotations if each[2].startswith("memory ")]  # on a busy machine CPU time grows too
         assert annotation[1] == {"file": "tests/test_app.py", "line": "1", "title": "grown: tests/test_app.py::test_app"}
-        assert annotation[2].startswith("memory ")
         assert ["GROWN", "tests/test_app.py::test_app", "memory"] in [
             row[:3] for row in cells((job.home / "summary.md").read_bytes()).rows
         ]

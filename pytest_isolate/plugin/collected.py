@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,21 +136,19 @@ class Collected:
         for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
             self._notes[str(note)] = None
 
-    @pytest.hookimpl(wrapper=True, trylast=True)  # inside of the terminal's, which shows the summary
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
-        """Makes the document, where something wants it that wasn't there in `pytest_configure`."""
-        plugins = self._config.pluginmanager
-        if told := self._github and self.finished() is not None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """Registers what makes the document, where something wants it that wasn't there in `pytest_configure`."""
+        config = self._config
+        if self._github:
             from pytest_isolate.plugin import github
 
-            github.register(self._config)
-        result = yield
-        if not plugins.hasplugin("isolate-outputs") and (told or self._config.hook.pytest_isolate_report.get_hookimpls()):
+            github.register(config)
+        wanted = self._github or config.hook.pytest_isolate_report.get_hookimpls()
+        if wanted and not config.pluginmanager.hasplugin("isolate-outputs"):
             from pytest_isolate.plugin import outputs
 
-            if (late := outputs.register(self._config)) is not None:
-                late.pytest_sessionfinish(session, exitstatus)
-        return result
+            outputs.register(config)
 
     def finished(self) -> Run | None:
         """The isolated tests that have ended by now, with every note that was made; None without one."""

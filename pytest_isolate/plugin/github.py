@@ -1,6 +1,6 @@
 """GitHub Actions is told of a run with isolated tests: annotations on the output, a summary of the step.
 
-Registered at the end of such a run, where the variables of a step are set. The document comes from `outputs`.
+Registered before the first test, where the variables of a step are set. The document comes from `outputs`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GitHub:
 
     def write(self) -> None:
         """The summary."""
-        if self._path:
+        if self._summary:
             try:
                 with open(self._path, "ab") as file:
                     file.write(self._summary)

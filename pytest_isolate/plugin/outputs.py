@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Final
 
 import pytest
@@ -68,8 +68,21 @@ class Outputs:
         self._collected = config.stash[collected_key]
         self._failures: list[str] = []
 
-    @pytest.hookimpl(trylast=True)  # after xdist's, which ends the workers; the terminal's section comes later
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    # After xdist's, which ends the workers, and after wide fixtures' teardown, also where that raises, which would end the call of
+    # hooks that are no wrappers. The terminal's section comes later.
+    @pytest.hookimpl(hookwrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, None]:
+        yield
+        self.finish(session, exitstatus)
+
+    def finish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Make the document, and of it what is asked for; not for GitHub alone where nothing was isolated."""
+        if (
+            not self._settings.writes
+            and not self._config.hook.pytest_isolate_report.get_hookimpls()
+            and not self._collected.finished()
+        ):
+            return
         document = self._document(session, int(exitstatus))
         baselines = self._config.stash.get(baselines_key, None)
         if baselines is not None:
@@ -99,7 +112,8 @@ class Outputs:
             from pytest_isolate.report.baseline import slim
 
             slim(document)
-        if (github := self._config.pluginmanager.get_plugin("isolate-github")) is not None:
+        github = self._config.pluginmanager.get_plugin("isolate-github")
+        if github is not None and document["tests"]:
             github.make(document)
         return files
 

@@ -50,7 +50,7 @@ def ask(item: pytest.Item, spec: Spec, places: Mapping[str, str]) -> Answer:
     place = f"{_HOOK} of {' or '.join(implementers(item.ihook, _HOOK, item.config))}"
     try:
         returned = item.ihook.pytest_isolate_spec(item=item, spec=spec)
-    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
+    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
         # xdist loses what ends a worker while it collects ("assert not crashitem").
         if isinstance(error, pytest.exit.Exception) and not hasattr(item.config, "workerinput"):
             raise

@@ -450,7 +450,7 @@ def test_comparison_shows_one_figure_at_a_time_and_what_is_gone(show: Show) -> N
         "of 20 Sept 2026",
         "commit fedcba987654",
         "The machines differ: kernel 6.1.0 → 6.18.0.",
-        "Because of that not compared: instructions.",
+        "Because of that not compared: instructions executed.",
         "1 grown beyond their limit",
     ):
         assert part in tab.find("#comparison").text

@@ -251,6 +251,29 @@ def test_standard_output_is_written_to_where_it_can_be_and_never_replaced(
     assert os.readlink(stdout) == "/proc/self/fd/1"
 
 
+def test_run_whose_last_teardown_raises_writes_what_it_has(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+        @pytest.fixture(scope="module")
+        def bad_module():
+            yield
+            raise RuntimeError("module teardown")
+        @pytest.fixture(scope="class")
+        def bad_class():
+            yield
+            raise RuntimeError("class teardown")
+        class TestClass:
+            @pytest.mark.isolate
+            def test_first(self, bad_class, bad_module): pass
+        def test_never(): pass
+        """
+    )
+    result = plugin("-x", "--isolate-json=run.json")  # what -x leaves set up is torn down in pytest_sessionfinish
+    assert "RuntimeError: module teardown" in result.stderr.str()
+    assert by_name(checked((pytester.path / "run.json").read_text()))["TestClass::test_first"]["outcome"] == "error"
+
+
 def test_path_that_cannot_be_written_is_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile("def test(): open('ran', 'w')")
     (pytester.path / "file").write_text("")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,9 @@ def test_pytest_killed_at_random_moments_leaves_nothing(suite: Path, part: int) 
         process, reaper = _start(suite)
         pytest_pid = reaper.pid
         time.sleep(moments.uniform(0, min(duration, 2.5)))
-        os.kill(pytest_pid, signal.SIGKILL)
-        assert process.wait(60) == -signal.SIGKILL
+        with suppress(ProcessLookupError):  # it was faster than the run whose time was taken
+            os.kill(pytest_pid, signal.SIGKILL)
+        assert process.wait(60) in (-signal.SIGKILL, 0)
         assert not reaper.left(), f"round {number}"
 
 
