@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import glob
 import os
+import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ import pytest
 
 from pytest_isolate.kernel.block import Device, is_stacked, whole_disk
 from tests.support.capabilities import requires
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = requires("root", "loop-device")
 
@@ -81,3 +86,48 @@ def test_partition_stands_for_its_disk(loop: str) -> None:
 def test_disk_stands_for_itself_and_is_not_stacked(loop: str) -> None:
     assert whole_disk(number(loop)) == number(loop)
     assert not is_stacked(number(loop))
+
+
+def test_processes_that_attach_files_at_once_have_a_device_each_and_killed_ones_leave_none(tmp_path: Path) -> None:
+    """LOOP_CTL_GET_FREE tells several of them the same number; whoever comes second tries again."""
+    code = f"""
+import os, sys, tempfile
+from pytest_isolate.kernel.loop import attach
+for turn in range(30):
+    fd, path = tempfile.mkstemp(dir={str(tmp_path)!r})
+    os.ftruncate(fd, 1 << 20)
+    os.unlink(path)
+    device, held = attach(fd, 4096)
+    with open(f"/sys/block/{{os.path.basename(device)}}/loop/backing_file") as file:
+        assert path in file.read(), device
+    os.close(held)
+    os.close(fd)
+print("done", flush=True)
+while sys.argv[1:]:
+    fd = os.open({str(tmp_path)!r}, os.O_TMPFILE | os.O_RDWR)
+    os.ftruncate(fd, 1 << 20)
+    device, held = attach(fd, 4096)
+    os.close(held)
+    os.close(fd)
+"""
+    command = [sys.executable, "-c", code]
+    together = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in together:
+        out, err = process.communicate(timeout=60)
+        assert (out, process.returncode) == ("done\n", 0), err
+    chance = random.Random(5)
+    for _ in range(5):
+        with subprocess.Popen([*command, "on"], cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.02))
+            process.kill()
+
+    def attached() -> list[str]:
+        files = [Path(entry, "loop/backing_file") for entry in glob.glob("/sys/block/loop*")]
+        return [text for file in files if file.exists() and str(tmp_path) in (text := file.read_text())]
+
+    deadline = time.monotonic() + 5
+    while attached():
+        assert time.monotonic() < deadline, attached()
+        time.sleep(0.05)

@@ -34,6 +34,8 @@ def test_details_of_every_test_of_a_real_run(pytester: pytest.Pytester, monkeypa
     assert "cap 128 mib" in grows.lower()
     over = shown["test_takes_longer_than_its_budget"]
     assert "BUDGET" in over
-    assert "over" in over
+    asked = over.partition("Asked for")[2].split("\n")
+    assert asked[asked.index("net") + 1] == "bridge"
+    assert asked[asked.index("bandwidth") + 1] == "rx 10000000 tx 10000000"
     assert "oom kill" in shown["test_runs_out_of_memory"].lower()
     assert "throttled" in shown["test_is_throttled"]

@@ -22,7 +22,22 @@ function specValue(key, value) {
   if (Array.isArray(value) && value.every((part) => typeof part === "string")) return value.join(", ");
   if (key === "budget") return Object.entries(value).map(([figure, allowed]) => `${figure} ${amount(figure, allowed)}`).join(", ");
   if (key === "env") return value.map((pair) => pair.join("=")).join(", ");
-  return JSON.stringify(value);
+  if (key === "net") {
+    const {mode = "none", network, container = network, ...others} = value;
+    return `${[...new Set([mode, container ?? mode])].join(":")} ${spelled(others)}`.trim();
+  }
+  return spelled(value);
+}
+
+// What has several parts, without those that aren't given.
+function spelled(value) {
+  if (value == null) return "none";
+  if (Array.isArray(value)) return value.map(spelled).join(", ");
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value)
+    .filter(([, part]) => part != null && part !== "")
+    .map(([name, part]) => `${name} ${spelled(part)}`)
+    .join(" ");
 }
 
 // Of the runs of a test that was repeated.
