@@ -1,27 +1,29 @@
-"""Files that a run leaves: written whole or not at all, and tried out before the first test. Links are followed, not replaced."""
+"""Files that a run leaves: written whole or not at all, and tried out before the first test."""
 
 from __future__ import annotations
 
 import os
-import re
 import stat
 import tempfile
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["refusal", "write"]
+__all__ = ["descriptor", "is_stream", "refusal", "write"]
 
-_DESCRIPTORS: Final = re.compile(r"/proc/(self|thread-self|\d+)/(task/\d+/)?fd")
+_MOST_LINKS: Final = 40
+"""That the kernel follows."""
 
 
 def refusal(path: str) -> str:
     """Why no file can be written at `path`, whose missing directories would be made; empty if it can. Leaves nothing behind."""
     try:
+        if (fd := descriptor(path)) is not None:
+            os.fstat(fd)
+            return ""
+        path = os.path.realpath(path)
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            return "" if _is_stream(path) else "not a regular file"
-        if _is_descriptor(path):
-            return f"it is what a descriptor was opened for, {os.path.realpath(path)}, which others write to"
-        directory = os.path.dirname(os.path.realpath(path))
+            return "" if is_stream(path) else "not a regular file"
+        directory = os.path.dirname(path)
         while not os.path.isdir(directory) and not os.path.lexists(directory):
             directory = os.path.dirname(directory)
         fd, made = tempfile.mkstemp(dir=directory, prefix=".isolate-")
@@ -35,14 +37,16 @@ def refusal(path: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """`text` as UTF-8 at `path`, its directories made; what was there before stays until all of it is written.
+    """`text` as UTF-8 at `path`, its directories made; what was there before stays until all of it is written. Symbolic links stay.
 
     Raises:
         OSError: with its `filename`.
     """
     data = text.encode("utf-8", "backslashreplace")
-    if _is_stream(path):
-        with open(path, "wb") as stream:
+    fd = descriptor(path)
+    if fd is not None or is_stream(path):
+        # What /dev/stdout names may be a file, which has to be written to where the others who have it open are.
+        with open(path if fd is None else os.dup(fd), "wb") as stream:
             stream.write(data)
         return
     path = os.path.realpath(path)
@@ -60,25 +64,29 @@ def write(path: str, text: str) -> None:
         raise
 
 
-def _is_stream(path: str) -> bool:
-    """Of ``/dev/stdout`` and the like: written to, never replaced."""
+def descriptor(path: str) -> int | None:
+    """The one of this process that `path` names: ``/dev/stdout`` and the like, and what is a link to one."""
+    for _ in range(_MOST_LINKS):
+        directory, name = os.path.split(path)
+        directory = os.path.realpath(directory)
+        if directory == os.path.realpath("/proc/self/fd"):
+            return int(name) if name.isdecimal() else None
+        path = os.path.join(directory, name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(directory, os.readlink(path))
+    return None
+
+
+def is_stream(path: str) -> bool:
+    """Written to, never replaced; more than one output may go there."""
+    if descriptor(path) is not None:
+        return True
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return False
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
-
-
-def _is_descriptor(path: str) -> bool:
-    """Whether it leads to a descriptor's file, as ``/dev/stdout`` does: a link that is followed, not read, and mustn't be replaced."""
-    for _ in range(40):
-        directory, name = os.path.split(path)
-        if _DESCRIPTORS.fullmatch(directory := os.path.realpath(directory)):
-            return True
-        if not os.path.islink(path := os.path.join(directory, name)):
-            return False
-        path = os.path.join(directory, os.readlink(path))
-    return False
 
 
 def _mode(path: str) -> int:

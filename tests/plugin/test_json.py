@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from pytest_isolate.report import files
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, run
 
@@ -175,6 +176,35 @@ def sleeping(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iter
     process.wait(30)
 
 
+def test_two_outputs_in_one_file_are_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makeini("[pytest]\nisolate_metrics = sub/../run")
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): open('ran', 'w')")
+    result = plugin("--isolate-json=run")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*isolate_metrics: */run is what --isolate-json writes; accepted: the path of another file"])
+
+
+def test_what_is_open_is_written_to_and_links_are_followed(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    """Never replaced: /dev/stdout is the whole machine's."""
+    assert (files.descriptor("/dev/stdout"), files.descriptor("/dev/stderr"), files.descriptor("/dev/null")) == (1, 2, None)
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): pass")
+    pytester.mkdir("there")
+    (pytester.path / "link.json").symlink_to("there/run.json")
+    (pytester.path / "linked.txt").symlink_to("there/run.txt")
+    (pytester.path / "there/run.txt").write_text("old")
+    result = plugin("--isolate-json=/proc/self/fd/1", "--isolate-metrics=/dev/fd/1")
+    assert result.ret == 0  # standard output is a file of pytester's, which both outputs and pytest's own lines are in
+    result.stdout.fnmatch_lines(['*"version": 1*', "# EOF", "*1 passed*"])
+    assert plugin("--isolate-json=link.json", "--isolate-metrics=linked.txt").ret == 0
+    assert (pytester.path / "link.json").is_symlink()
+    assert (pytester.path / "linked.txt").is_symlink()
+    assert checked((pytester.path / "there/run.json").read_text())["tests"]
+    assert "# EOF" in (pytester.path / "there/run.txt").read_text()
+    result = plugin("--isolate-json=/dev/fd/987")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--isolate-json: /dev/fd/987 can't be written: Bad file descriptor; accepted: *"])
+
+
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1", "--stepwise"])
 def test_run_that_stopped_at_a_failure_says_so(pytester: pytest.Pytester, plugin: Pytest, option: str) -> None:
     pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test_a(): assert 0\ndef test_b(): pass")
@@ -231,23 +261,18 @@ def test_link_is_followed_and_stays(pytester: pytest.Pytester, plugin: Pytest) -
         assert [path.name for path in (pytester.path / "reports").iterdir()] == ["run.json"]
 
 
-def test_standard_output_is_written_to_where_it_can_be_and_never_replaced(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_link_to_standard_output_is_as_standard_output_itself(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test(): pass")
-    stdout = pytester.path / "stdout"  # as /dev/stdout, which a test must not risk
+    stdout = pytester.path / "stdout"
     stdout.symlink_to("/proc/self/fd/1")
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-p", "pytest_isolate.plugin", "-q", "--isolate-json=stdout"]
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_isolate.plugin", "--isolate-json=stdout"]
     piped = subprocess.run(command, cwd=pytester.path, env=env, capture_output=True, text=True, check=True)
-    assert '"plain_tests": 1' in piped.stdout
     with (pytester.path / "log").open("w") as log:
-        done = subprocess.run(command, cwd=pytester.path, env=env, stdout=log, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert (
-        f"stdout can't be written: it is what a descriptor was opened for, {pytester.path}/log, which others write to"
-        in done.stderr
-    )
+        subprocess.run(command, cwd=pytester.path, env=env, stdout=log, check=True)
+    for text in (piped.stdout, (pytester.path / "log").read_text()):
+        assert '"plain_tests": 1' in text
+        assert "1 passed" in text
     assert os.readlink(stdout) == "/proc/self/fd/1"
 
 
