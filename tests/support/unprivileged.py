@@ -279,7 +279,8 @@ def _venv(base: Path) -> str:
     if not done.exists():
         shutil.rmtree(directory, ignore_errors=True)
         subprocess.run([python, "-m", "venv", str(directory)], check=True, capture_output=True)
-        pip = [f"{directory}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # Isolated: what PYTHONPATH leads to would count as installed.
+        pip = [f"{directory}/bin/python", "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         answer = subprocess.run([*pip, *wanted], capture_output=True, text=True, check=False)
         if answer.returncode:
             raise RuntimeError(f"pip install {' '.join(wanted)}: {answer.stderr}")
@@ -308,9 +309,9 @@ def _tree(base: Path) -> Path:
 
 
 def _compile(python: str, tree: Path) -> None:
-    """What the user can't write there."""
+    """What the user can't write there; nothing where a machine is made, which gets the package later (tests/vm)."""
     done = tree / f"compiled-{_digest(python)}"
-    if not done.exists():
+    if not done.exists() and (tree / "pytest_isolate").exists():
         write_bytecode(python, tree)
         done.touch()
 

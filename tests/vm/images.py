@@ -43,7 +43,13 @@ _SIZE: Final = "6G"
 _GUEST: Final = Path(__file__).parent / "guest"
 """Files of the root file system that are ours, by their path there."""
 
-_UNPRIVILEGED: Final = ("pyproject.toml", "tests/__init__.py", "tests/support/__init__.py", "tests/support/unprivileged.py")
+_UNPRIVILEGED: Final = (
+    "pyproject.toml",
+    "tests/__init__.py",
+    "tests/support/__init__.py",
+    "tests/support/bytecode.py",
+    "tests/support/unprivileged.py",
+)
 """What makes the venv of the tests that run things as an unprivileged user: a minute and a half in emulation, so made here."""
 
 _UNUSED: Final = 3 * 86400
@@ -143,11 +149,12 @@ def _plant(tree: Path, variant: Variant, userland: Path, kernel: Path, requireme
 
 
 def _requirements() -> tuple[str, ...]:
-    """Of the project and its tests."""
+    """Of the project and its tests, but for what the browser's tests take: no machine has one."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     extras = project["optional-dependencies"]
-    return (*project["dependencies"], *extras["test"], *extras.get("systemd", ()))
+    tests = [line for line in extras["test"] if not line.startswith(("bokeh", "selenium"))]
+    return (*project["dependencies"], *tests, *extras.get("systemd", ()))
 
 
 def _mirror() -> str:
