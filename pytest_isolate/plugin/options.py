@@ -13,9 +13,9 @@ import pytest
 
 from pytest_isolate.model.keys import KEYS, UPLINKS, Key
 
-__all__ = ["DEFAULT_TOP", "GITHUB", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
-__all__ = ["BUDGETS", "DEFAULT_TOP", "INI", "KEEP", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
-__all__ = ["DEFAULT_TOP", "INI", "KEEP", "LIVE", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption"]
+__all__ = [
+    "BUDGETS", "DEFAULT_TOP", "GITHUB", "INI", "KEEP", "LIVE", "MISSING", "OPTIONS", "everywhere", "marker_help", "pytest_addoption",
+]  # fmt: skip
 
 MISSING: Final = ("fail", "skip", "weaken")
 GITHUB: Final = ("auto", "on", "off")
