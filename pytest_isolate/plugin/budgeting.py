@@ -53,7 +53,7 @@ class Budgeted:
         self._inherited: int | None = None
         self._judged: tuple[Judged, ...] = ()
         self._usage = Usage()
-        self._passed = self._failed = False
+        self._passed = self._failed = self._skipped = False
 
     def fork(self) -> None:
         """Right before the fork."""
@@ -106,6 +106,7 @@ class Budgeted:
         Args:
             given: the phase's report by the test process. One that a breach takes the place of no longer says that the test was to fail.
         """
+        self._skipped = self._skipped or (given is not None and given.skipped and not hasattr(given, "wasxfail"))
         if when == "call":
             self._passed = given is not None and (given.passed or _is_strict_xpass(given))
         elif when != "teardown" or (given is not None and not given.passed):
@@ -135,12 +136,12 @@ class Budgeted:
 
     @property
     def judged(self) -> tuple[Judged, ...]:
-        """Every limit, as it was judged last."""
-        return self._judged
+        """Every limit, as it was judged last; none of a test that was skipped."""
+        return () if self._skipped else self._judged
 
     def problems(self, *, failed: bool) -> tuple[Problem, ...]:
         """For the test's record, of a test that `failed`, because of this or of something else."""
-        return (Problem(KIND, said, failed and self._failed),) if (said := sentence(self._judged)) else ()
+        return (Problem(KIND, said, failed and self._failed),) if (said := sentence(self.judged)) else ()
 
 
 def _is_strict_xpass(report: Any) -> bool:

@@ -37,8 +37,10 @@ def remember(config: pytest.Config, records: Iterable[TestRecord]) -> None:
         return
     known = _read(config)
     for record in records:
-        if record.outcome not in ("passed", "xpassed") and all(problem.kind != KIND for problem in record.problems):
-            continue  # it was cut short
+        if record.outcome not in ("passed", "xpassed") and not any(
+            problem.kind == KIND and problem.failed for problem in record.problems
+        ):
+            continue  # it was cut short, by something else than its budget
         of_test = known.setdefault(record.nodeid, {})
         for judged in record.budget:
             if judged.used is not None:

@@ -204,8 +204,16 @@ def test_timeout_stays_a_timeout(pytester: pytest.Pytester, monkeypatch: pytest.
 
 
 def test_skipped_test_is_not_judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = OVER + "def test_it():\n    time.sleep(0.1)\n    pytest.skip('no')"
-    alone(pytester, monkeypatch, code).result.assert_outcomes(skipped=1)
+    body = "    time.sleep(0.1)\n    pytest.skip('no')\n"
+    code = f"{OVER}def test_call():\n{body}@pytest.fixture\ndef skips():\n{body}{OVER}def test_setup(skips): pass"
+    done = alone(pytester, monkeypatch, code)
+    done.result.assert_outcomes(skipped=2)
+    for name in ("test_call", "test_setup"):
+        assert done.problems(name) == []
+        record = done.of(name, "teardown").isolate
+        assert record is not None
+        assert "budget" not in record
+    assert not (pytester.path / ".pytest_cache/v/isolate/budgets").exists()
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -354,6 +362,23 @@ def test_text_tells_what_former_runs_used(pytester: pytest.Pytester, monkeypatch
     cached = json.loads((pytester.path / ".pytest_cache/v/isolate/budgets").read_text())
     assert {nodeid: list(figures) for nodeid, figures in cached.items()} == {"test_it.py::test_it": ["memory"]}
     assert len(cached["test_it.py::test_it"]["memory"]) == 10
+
+
+def test_what_was_cut_short_by_something_else_is_no_history(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+@pytest.mark.isolate(timeout="300ms", budget={{"wall": "100ms"}})
+def test_hangs(): time.sleep(9)
+{OVER}def test_fails():
+    time.sleep(0.1)
+    assert 0
+{OVER}def test_over(): time.sleep(0.1)
+"""
+    done = alone(pytester, monkeypatch, code)
+    assert {name for name in ("test_hangs", "test_fails", "test_over") if ("BUDGET", False) in done.problems(name)} == {
+        "test_hangs", "test_fails",
+    }  # fmt: skip
+    cached = json.loads((pytester.path / ".pytest_cache/v/isolate/budgets").read_text())
+    assert list(cached) == ["test_it.py::test_over"]
 
 
 def test_history_of_somebody_elses_making_and_no_cache_are_no_history(
