@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import pytest
 
+from pytest_isolate.model.budget import merged
 from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.image import Source
 from pytest_isolate.model.keys import KEYS
@@ -67,7 +68,7 @@ def ask(item: pytest.Item, spec: Spec, places: Mapping[str, str]) -> Answer:
             *outside(made.inputs, str(item.config.rootpath)),
         ]
         if not errors:
-            return Answer(made, {**places, **dict.fromkeys(values, place)})
+            return Answer(made, _places(places, spec, made, values, place))
     return Answer(spec, places, [str(error.at(place)) for error in errors])
 
 
@@ -90,7 +91,22 @@ def _changes(spec: Spec, returned: Spec, base: str) -> tuple[dict[str, Any], lis
                 values[name] = parse_key(name, _typed(value), base)
             except SpecError as error:
                 errors.append(error)
+    if "budget" in values:
+        values["budget"] = merged(dict(values["budget"]))
     return values, errors
+
+
+def _places(places: Mapping[str, str], before: Spec, after: Spec, changed: Collection[str], place: str) -> dict[str, str]:
+    """`places` with `place` for the keys that changed; of a budget for the figures whose limit did."""
+    found = {**places, **dict.fromkeys(changed, place)}
+    if found.pop("budget", None) is not None:
+        former, limits = dict(before.budget), dict(after.budget)
+        for figure in former.keys() | limits.keys():
+            if figure not in limits:
+                found.pop(f"budget.{figure}", None)
+            elif limits[figure] != former.get(figure):
+                found[f"budget.{figure}"] = place
+    return found
 
 
 def _is_held(name: str, value: object) -> bool:

@@ -110,6 +110,43 @@ def test_spec_hook_takes_the_forms_of_a_marker(suite: Suite, pytester: pytest.Py
     assert path.startswith("/")
 
 
+BUDGETS = """
+from dataclasses import replace
+
+def pytest_isolate_spec(item, spec):
+    if item.name == "test_more":
+        return replace(spec, budget=(*spec.budget, ("wall", 0.001)))
+    if item.name == "test_other":
+        return replace(spec, budget={"cpu": "9s", "wall": None, "pids": 9})
+    return replace(spec, budget=())
+"""
+
+BUDGETED = """
+import time, pytest
+pytestmark = pytest.mark.isolate(budget={"cpu": "5s", "pids": 9})
+def test_more(): time.sleep(0.1)
+def test_other(): pass
+def test_none(): pass
+"""
+
+
+def test_budget_of_the_spec_hook_is_judged_and_its_places_are_right(suite: Suite):
+    done = suite.run(BUDGETS, BUDGETED)
+    module, hook = "pytestmark of test_it.py", "pytest_isolate_spec of conftest.py"
+    judged = {
+        report.name: {each["figure"]: (each["allowed"], each["place"]) for each in report.isolate.get("budget", ())}
+        for report in done
+        if report.isolate
+    }
+    assert judged == {
+        "test_more": {"cpu": (5, module), "wall": (0.001, hook), "pids": (9, module)},
+        "test_other": {"cpu": (9, hook), "pids": (9, module)},
+        "test_none": {},
+    }
+    assert done.failed() == {("test_more", "call")}
+    assert f"in {hook}\n" in done.of("test_more", "call").text
+
+
 def test_first_spec_hook_that_answers_wins(suite: Suite, pytester: pytest.Pytester):
     pytester.makepyfile(
         first="""
