@@ -60,6 +60,7 @@ class Collected:
 
     Attributes:
         plain: how many tests ran without a sandbox.
+        interrupted: by Ctrl-C, `pytest.exit` or an error of pytest's own, so that tests may be missing whatever the exit status says.
         started: seconds since the epoch.
     """
 
@@ -67,6 +68,7 @@ class Collected:
         self._config = config
         self._statuses: BudgetStatus | None = None
         self.plain = 0
+        self.interrupted = False
         self.started = time.time()
         settings = config.stash[settings_key]
         self._preloaded = settings.preload
@@ -98,6 +100,13 @@ class Collected:
             self._answering(pid)
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """`pytest.exit` too."""
+        self.interrupted = True
+
+    def pytest_internalerror(self) -> None:
+        self.interrupted = True
 
     def _show_budgets(self) -> None:
         from pytest_isolate.plugin.budget_status import BudgetStatus

@@ -126,7 +126,9 @@ class Outputs:
                 "started": self._collected.started,
                 "seconds": time.time() - self._collected.started,
                 "exit_status": exitstatus,
-                "interrupted": exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop),
+                "interrupted": exitstatus == pytest.ExitCode.INTERRUPTED
+                or self._collected.interrupted
+                or bool(session.shouldstop),
                 "arguments": list(config.invocation_params.args),
                 "rootdir": root,
                 "commit": commit_of(root, os.environ),

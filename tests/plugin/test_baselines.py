@@ -270,6 +270,56 @@ def test_ctrl_c_saves_nothing_and_loses_nothing(pytester: pytest.Pytester) -> No
     assert document["tests"][0]["outcome"] == "passed"
 
 
+@pytest.mark.parametrize(
+    "conftest", ["", "def pytest_runtest_logreport(report):\n    if 'second' in report.nodeid: raise ValueError('broken')"]
+)
+def test_run_that_ended_early_with_whatever_status_is_an_interrupted_one(
+    pytester: pytest.Pytester, plugin: Pytest, conftest: str
+) -> None:
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(
+        test_it="import pytest\npytestmark = pytest.mark.isolate\ndef test_first(): pass\ndef test_second(): pytest.exit('enough', returncode=0)\ndef test_third(): pass"
+    )
+    result = plugin("--isolate-save=main", "--isolate-json=run.json")
+    assert result.ret == (pytest.ExitCode.INTERNAL_ERROR if conftest else 0)
+    document = checked((pytester.path / "run.json").read_text())
+    assert document["run"]["interrupted"]
+    assert "test_it.py::test_first" in [test["nodeid"] for test in document["tests"]]
+    assert not (pytester.path / ".isolate").exists()
+
+
+@requires("plugin-pytest-xdist")
+def test_runs_on_every_worker_are_runs_of_one_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(test_it=memory(20))
+    each = ["-p", "xdist", "--dist=each", "--tx=2*popen", "--isolate-repeat=3"]
+    plugin(*each, "--isolate-save=main", "--isolate-json=run.json").assert_outcomes(passed=4)
+    saved = checked((pytester.path / ".isolate/baselines/main.json").read_text())
+    assert [(test["nodeid"], len(test["repetitions"])) for test in saved["tests"]] == [
+        ("test_it.py::test_memory", 6), ("test_it.py::test_steady", 6),
+    ]  # fmt: skip
+    whole = checked((pytester.path / "run.json").read_text())
+    of_whole = [usage for test in whole["tests"] if "test_memory" in test["nodeid"] for usage in test["repetitions"]]
+    assert saved["tests"][0]["repetitions"] == of_whole
+    result = plugin(
+        "--isolate-compare=main", "--isolate-compare-fail=memory:30%", "--isolate-repeat=6", "--isolate-json=run.json"
+    )
+    assert result.ret == 0
+    assert compared(pytester)["test_memory", "memory"]["noise"] is not None
+
+
+@requires("root", "cgroup-memory")
+def test_growth_of_memory_that_is_the_tests_own(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    budget = 'budget={"memory_own": "1GiB"}, writable'
+    pytester.makepyfile(test_it=memory(20).replace("writable", budget))
+    assert plugin("--isolate-save=main", "--isolate-repeat=6").ret == 0
+    pytester.makepyfile(test_it=memory(40).replace("writable", budget))
+    gate = ["--isolate-compare=main", "--isolate-compare-fail=memory_own:20%", "--isolate-repeat=6", "--isolate-json=run.json"]
+    assert plugin(*gate).ret == 1
+    found = compared(pytester)
+    assert found["test_memory", "memory_own"]["exceeded"]
+    assert ("test_steady", "memory_own") not in found
+
+
 def test_baseline_of_another_machine_is_said_and_its_times_are_not_judged(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile(test_it=memory(20))
     plugin("--isolate-save=main", "--isolate-repeat=6")
