@@ -9,8 +9,8 @@ import copy
 import json
 import os
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Mapping
+from typing import Any, Final
 
 import pytest
 
@@ -32,6 +32,32 @@ def register(config: pytest.Config) -> Outputs | None:
     outputs = Outputs(config)
     config.pluginmanager.register(outputs, "isolate-outputs")
     return outputs
+
+
+_WHOLE: Final = ("tool", "run", "machine", "totals")
+_OF_A_TEST: Final = {
+    "nodeid": str,
+    "outcome": str,
+    "usage": dict,
+    "spec": dict,
+    "problems": list,
+    "weakened": list,
+    "notes": list,
+}
+
+
+def _lost(before: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """What a document lacks that files are made from, by name; empty: nothing."""
+    for name, value in before.items():
+        if not isinstance(document.get(name), type(value)):
+            return repr(name)
+        if name in _WHOLE and (gone := value.keys() - document[name].keys()):
+            return f"{min(gone)!r} of {name!r}"
+    for number, test in enumerate(document["tests"], 1):
+        for name, kind in _OF_A_TEST.items():
+            if not isinstance(test, dict) or not isinstance(test.get(name), kind):
+                return f"{name!r} of test {number}"
+    return ""
 
 
 class Outputs:
@@ -99,6 +125,8 @@ class Outputs:
         try:
             hook(config=self._config, document=document)
             json.dumps(document, allow_nan=False)
+            if lost := _lost(before, document):
+                raise ValueError(f"{lost} is gone, or something else")
         except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - whatever it is
             from pytest_isolate.plugin.spec_hook import implementers
 

@@ -376,6 +376,9 @@ def test_document_is_made_for_a_hook_alone(suite: Suite, how: str):
         ("document.clear(); raise RuntimeError('broken')", "RuntimeError: broken"),
         ("document['tests'][0]['seen'] = {1, 2}", "TypeError: Object of type set is not JSON serializable"),
         ("document['plain_tests'] = float('nan')", "ValueError: Out of range float values are not JSON compliant"),
+        ("del document['machine']", "ValueError: 'machine' is gone, or something else"),
+        ("del document['run']['started']", "ValueError: 'started' of 'run' is gone, or something else"),
+        ("document['tests'][1] = {}", "ValueError: 'nodeid' of test 2 is gone, or something else"),
     ],
 )
 def test_report_hook_that_breaks_fails_the_run_and_the_report_is_written_without_it(suite: Suite, body: str, text: str):
@@ -383,9 +386,12 @@ def test_report_hook_that_breaks_fails_the_run_and_the_report_is_written_without
         f"def pytest_isolate_report(document): {body}",
         SOME.replace("assert 0", "pass"),
         "--isolate-json=run.json",
-        keep=["run.json"],
+        "--isolate-metrics=run.txt",
+        "--isolate-save=main",
+        keep=["run.json", "run.txt", ".isolate/baselines/main.json"],
     )
     assert done.result.ret == pytest.ExitCode.INTERNAL_ERROR
+    assert len(done.files) == 3
     done.result.stdout.fnmatch_lines(
         [f"isolate: pytest_isolate_report of conftest.py: {text}*; the report is as it was without it"]
     )
