@@ -107,7 +107,7 @@ def _compared(reader: Reader, directory: str) -> Baseline | None:
     if value is None:
         return None
     value = str(value)
-    named = is_name(value) and not value.endswith(".json")
+    named = is_name(value)
     path = path_of(value, directory) if named else reader.path(value, typed)
     there = ", ".join(names(directory)) or "none yet; --isolate-save=NAME records one"
     accepted = f"the path of a file of --isolate-save or --isolate-json, or a baseline in {directory}: {there}"
@@ -141,15 +141,21 @@ def _refuse_blind(reader: Reader, baseline: Baseline, limits: Mapping[str, Limit
         reader.errors.append(
             f"{place}: {typed}: growth can't be told from noise by {_times(runs)} of each test; accepted: --isolate-repeat={FEWEST} or more"
         )
+    if not baseline.tests:
+        reader.errors.append(
+            f"{place}: {typed}: the baseline {baseline.name} has no test that passed, so that none can be seen to grow; "
+            "accepted: another baseline"
+        )
+        return
     measured = {name for samples in baseline.tests.values() for name in samples}
     for figure in limits:
-        if baseline.tests and figure not in measured:
+        if figure not in measured:
             reader.errors.append(
                 f"{place}: {typed}: {figure}: the baseline {baseline.name} doesn't have it, so that its growth can't be seen; "
                 f"accepted: {', '.join(name for name in FIGURES if name in measured) or 'another baseline'}"
             )
     fewest, most = baseline.runs
-    if baseline.tests and most < FEWEST:
+    if most < FEWEST:
         reader.errors.append(
             f"{place}: {typed}: growth can't be told from noise by the {_times(fewest)} of each test that the baseline {baseline.name} has; "
             f"accepted: one that was recorded with --isolate-repeat={FEWEST} or more"

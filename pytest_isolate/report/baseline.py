@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.units import shown
+from pytest_isolate.model.usage import Usage
 from pytest_isolate.report.document import VERSION
 
 __all__ = [
@@ -37,11 +39,16 @@ __all__ = [
 DIRECTORY: Final = os.path.join(".isolate", "baselines")
 """In the rootdir: where it can be committed, or a CI system be told to cache it."""
 
-FORM: Final = "a name of letters, digits, '.', '_' and '-' that begins with a letter or digit"
+FORM: Final = "a name of letters, digits, '.', '_' and '-' that begins with a letter or digit and doesn't end in .json"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _MEASURED: Final = "passed"
 """The outcome of a test whose figures are those of the whole test. One that failed, or was expected to, ended somewhere on the way."""
+
+_READ: Final = frozenset(field.name for field in fields(Usage))
+"""The figures that a document has; another one is made of them."""
+_INHERITED: Final = "memory_inherited_bytes"
+"""What `memory_own` takes, and few tests have."""
 
 Samples = Mapping[str, tuple[float, ...]]
 """The values of a test's figures, one of each run of it, by the figure's name."""
@@ -83,7 +90,8 @@ class Baseline:
 
 
 def is_name(text: str) -> bool:
-    return bool(_NAME.fullmatch(text))
+    """Of a baseline; else it is a path, which a text that ends in ``.json`` always is."""
+    return bool(_NAME.fullmatch(text)) and not text.endswith(".json")
 
 
 def path_of(name: str, directory: str) -> str:
@@ -100,10 +108,7 @@ def names(directory: str) -> list[str]:
 
 def slim(document: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a run: a document again, of the tests that passed."""
-    measured = sorted(_measured(document["tests"]), key=lambda test: str(test["nodeid"]))
-    emptied: dict[str, Any] = {"problems": [], "weakened": [], "notes": []}
-    kept = ("nodeid", "outcome", "usage", "spec", "repetitions")
-    tests = [{"attempt": 1, **{name: test[name] for name in kept if name in test}, **emptied} for test in measured]
+    tests = [_slim_test(tests) for _, tests in sorted(_measured(document["tests"]).items())]
     run = {**document["run"], "arguments": [], "rootdir": ""}
     about = {name: document[name] for name in ("version", "tool", "machine")}
     totals = {"tests": len(tests), "attempts": len(tests), "outcomes": {_MEASURED: len(tests)} if tests else {}, "usage": {}}
@@ -126,10 +131,27 @@ def text_of(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join([*parts, f' "tests": [\n{tests}\n ]']) + "\n}\n"
 
 
-def _measured(tests: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of each test on each worker the last attempt, if it passed."""
+def _slim_test(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One test for what is the same one on each of several workers."""
+    last, runs = tests[-1], [usage for test in tests for usage in _runs(test)]
+    kept = {name: last[name] for name in ("nodeid", "outcome", "usage", "spec")}
+    repeated = {"repetitions": runs} if len(runs) > 1 else {}
+    return {"attempt": 1, **kept, **repeated, "problems": [], "weakened": [], "notes": []}
+
+
+def _measured(tests: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """By node id, of the test on each worker the last attempt, if it passed."""
     last = {(str(test.get("worker", "")), str(test["nodeid"])): test for test in tests}
-    return [test for test in last.values() if test["outcome"] == _MEASURED]
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for (_worker, nodeid), test in last.items():
+        if test["outcome"] == _MEASURED:
+            found.setdefault(nodeid, []).append(test)
+    return found
+
+
+def _runs(test: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What each of its runs used."""
+    return test.get("repetitions") or [test["usage"]]
 
 
 def samples_of(tests: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
@@ -138,17 +160,19 @@ def samples_of(tests: Iterable[Mapping[str, Any]]) -> dict[str, Samples]:
     Raises:
         KeyError, TypeError, ValueError, AttributeError: these are no tests of a document.
     """
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for test in _measured(tests):
-        found.setdefault(str(test["nodeid"]), []).extend(test.get("repetitions") or [test["usage"]])
-    return {nodeid: _figures(runs) for nodeid, runs in found.items()}
+    return {nodeid: _figures([usage for test in same for usage in _runs(test)]) for nodeid, same in _measured(tests).items()}
 
 
 def _figures(runs: Sequence[Mapping[str, Any]]) -> Samples:
     # Not by way of `Usage`, which takes five times as long: there are as many of these as tests times runs.
     found = {}
     for name, figure in FIGURES.items():
-        values = [usage.get(figure.attribute) for usage in runs]
+        if figure.attribute in _READ:
+            values = [usage.get(figure.attribute) for usage in runs]
+        elif all(_INHERITED in usage for usage in runs):
+            values = [figure.of(Usage.from_json(dict(usage))) for usage in runs]
+        else:
+            continue
         if None not in values:
             found[name] = tuple(float(value) for value in values if value is not None)
     return found
@@ -173,6 +197,7 @@ def read(name: str, path: str) -> Baseline:
     try:
         run = document["run"]
         tests = samples_of(document["tests"])
+        time.localtime(run["started"])  # whether it is one that can be shown
         return Baseline(name, path, float(run["started"]), str(run["commit"]), dict(document["machine"]), tests)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         raise BaselineError(f"it isn't as report.schema.json says: {type(error).__name__}: {error}") from None

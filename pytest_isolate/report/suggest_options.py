@@ -72,7 +72,7 @@ def _figures(text: str) -> Sequence[str]:
 
 
 def _read(run: str, directory: str, cwd: str) -> Baseline:
-    path = path_of(run, directory) if is_name(run) and not run.endswith(".json") else os.path.join(cwd, run)
+    path = path_of(run, directory) if is_name(run) else os.path.join(cwd, run)
     try:
         return read(run, path)
     except FileNotFoundError:

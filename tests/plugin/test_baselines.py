@@ -366,6 +366,10 @@ def test_figure_with_a_limit_that_this_run_lacks_fails_it(pytester: pytest.Pytes
 BAD = [
     (["--isolate-save=../x"], "--isolate-save: '../x' is no name; accepted: a name of letters"),
     (["--isolate-save="], "--isolate-save: '' is no name"),
+    (["--isolate-save=main.json"], "--isolate-save: 'main.json' is no name; accepted: * doesn't end in .json"),
+    (["--isolate-compare=late.json"], "late.json: it isn't as report.schema.json says: OverflowError"),
+    (["--isolate-compare=large.json"], "large.json: it isn't as report.schema.json says: OverflowError"),
+    (["--isolate-compare=empty.json", "--isolate-compare-fail=memory:5%"], "the baseline empty.json has no test that passed"),
     (["--isolate-compare=none"], "--isolate-compare: there is no baseline 'none'; accepted: *: main"),
     (["--isolate-compare=dir/none.json"], "there is no file *dir/none.json"),
     (["--isolate-compare=cut.json"], "cut.json: it is no JSON: *a file that was cut off has to be recorded again"),
@@ -396,6 +400,11 @@ def test_what_cannot_be_meant_is_an_error_before_any_test(
     (pytester.path / "cut.json").write_text(json.dumps(good)[:60])
     (pytester.path / "other.json").write_text(json.dumps({**good, "version": 2}))
     (pytester.path / "list.json").write_text("[]")
+    (pytester.path / "empty.json").write_text(json.dumps({**good, "tests": []}))
+    (pytester.path / "late.json").write_text(json.dumps({**good, "run": {"started": 1e300, "commit": ""}}))
+    (pytester.path / "large.json").write_text(
+        json.dumps(good).replace('"memory_peak_bytes": 1', '"memory_peak_bytes": 1' + "0" * 400)
+    )
     (pytester.path / "half.json").write_text('{"version": 1, "tests": []}')
     (pytester.path / "bytes.json").write_bytes(b"\xff\xfe")
     (pytester.path / "file").write_text("")
