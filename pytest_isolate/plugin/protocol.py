@@ -135,6 +135,8 @@ class Protocol:
         finally:
             self._unpatch(item)
             self.attempt = None
+            if self._repeat is not None and self._recorded:
+                self._repeat.only_new(self._recorded)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Before pytest's own, which sets up fixtures."""
@@ -341,17 +343,20 @@ class Protocol:
         if attempt.verdict is None:
             return
         report.user_properties += [pair for pair in attempt.item.user_properties if pair not in report.user_properties]
-        budget = self._budget
         report.user_properties += attempt.usage.properties()
+        budget, repeating = self._budget, self._repeat
+        problems = attempt.verdict.problems(failed=self._failed)
+        if budget is not None:
+            problems += budget.problems(failed=self._failed)
         record = TestRecord(
             attempt.item.nodeid,
             attempt.usage,
             attempt.spec,
-            attempt.verdict.problems(failed=self._failed) + (budget.problems(failed=self._failed) if budget is not None else ()),
+            repeating.added(problems) if repeating is not None else problems,
             self._weakened,
             contacts=attempt.network.contacts,
             started=attempt.started,
-            repetitions=(*self._repeat.usages, attempt.usage) if self._repeat is not None else (),
+            repetitions=(*repeating.usages, attempt.usage) if repeating is not None else (),
             budget=budget.judged if budget is not None else (),
             samples=attempt.samples,
         )

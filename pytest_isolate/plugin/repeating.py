@@ -11,7 +11,9 @@ Only what is the item's own is set up again: the next item of a run is a copy of
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Sequence
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ import pytest
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.marks import quiet_key, spec_key
+from pytest_isolate.report.record import Problem
 
 __all__ = ["Repeat", "register"]
 
@@ -35,7 +38,8 @@ class Repeat:
 
     Attributes:
         usages: of the runs of the present item that have passed.
-        number: of the present run, from 1.
+        problems: of those runs, one of each kind; they failed nothing.
+        number: of the present run, from 1; 0: it isn't one of several.
         quiet: nobody is to be told of the present run.
         over: the reports of the run that didn't pass, as long as nobody was told of them.
     """
@@ -43,22 +47,25 @@ class Repeat:
     def __init__(self, times: int) -> None:
         self.times = times
         self.usages: list[Usage] = []
+        self.problems: list[Problem] = []
         self.number = 0
         self.quiet = False
         self.over: list[pytest.TestReport] = []
         self._failed = False
+        self._warned: set[tuple[str, type[Warning], str, int]] = set()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost: the other wrappers see one run after the other
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         if self.quiet or spec_key not in item.stash or item.config.option.setupplan:
             return (yield)
-        self.usages, self.over = [], []
+        self.usages, self.problems, self.over = [], [], []
+        self._warned.clear()
         following = copy.copy(item)
         for number in range(1, self.times):
             self._run_quietly(item, following, number)
             if len(self.usages) < number:
                 break
-        self.number = self.times
+        self.number = self.times if len(self.usages) == self.times - 1 else 0
         return (yield)
 
     def _run_quietly(self, item: pytest.Item, following: pytest.Item, number: int) -> None:
@@ -88,9 +95,10 @@ class Repeat:
             and all(report.passed and not hasattr(report, "wasxfail") for report in reports)
         ):
             self.usages.append(Usage.from_json(record["usage"]))
+            self._note_problems(record)
             return
-        self.usages = []
-        if not (_is_rerun(item) and any(report.failed for report in reports)):
+        self.usages, self.problems = [], []
+        if not (any(report.failed for report in reports) and _is_rerun(item)):
             self.over = reports
             return
         for report in reports:
@@ -98,6 +106,23 @@ class Repeat:
                 # As pytest-rerunfailures has it: this one failed, and another one follows, which is its to repeat.
                 report.outcome = "rerun"  # type: ignore[assignment]
         _log(item, reports)
+
+    def _note_problems(self, record: Mapping[str, Any]) -> None:
+        known = {problem.kind for problem in self.problems}
+        for problem in map(Problem.from_json, record["problems"]):
+            if problem.kind not in known:
+                self.problems.append(replace(problem, text=f"{problem.sentence} (run {self.number} of {self.times})"))
+
+    def added(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """`problems` of the present run, with those of the runs before that it hasn't."""
+        kinds = {problem.kind for problem in problems}
+        return (*problems, *(problem for problem in self.problems if problem.kind not in kinds))
+
+    def only_new(self, recorded: list[warnings.WarningMessage]) -> None:
+        """Take out of a run's warnings, before pytest shows them, those that a run before had too."""
+        keys = [(str(found.message), found.category, found.filename, found.lineno) for found in recorded]
+        recorded[:] = [found for found, key in zip(recorded, keys, strict=True) if key not in self._warned]
+        self._warned.update(keys)
 
     def end(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """In place of the last run, which isn't to come: tell of the one that didn't pass, and tear down what it left for another one."""
@@ -114,7 +139,8 @@ class Repeat:
 
     def note(self, report: pytest.TestReport) -> None:
         """A failing report says which of the runs it is of."""
-        report.sections.append(("isolate: repeated", f"run {self.number} of {self.times} (--isolate-repeat={self.times})"))
+        if self.number:
+            report.sections.append(("isolate: repeated", f"run {self.number} of {self.times} (--isolate-repeat={self.times})"))
 
 
 def _log(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
@@ -125,10 +151,14 @@ def _log(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
 
 
 def _is_rerun(item: pytest.Item) -> bool:
-    """Whether pytest-rerunfailures runs the item again when it fails."""
-    if not item.config.pluginmanager.hasplugin("rerunfailures"):
+    """Whether pytest-rerunfailures is going to run the item again, which failed: as that plugin says itself."""
+    plugin: Any = item.config.pluginmanager.get_plugin("rerunfailures")
+    if plugin is None or not plugin.get_reruns_count(item) or any(getattr(item, "_terminal_errors", {}).values()):
+        return False  # the last: what --only-rerun and --rerun-except leave out
+    if (excluded := getattr(plugin, "_is_rerun_path_excluded", None)) and excluded(item):
         return False
-    return bool(getattr(item.config.option, "reruns", 0)) or item.get_closest_marker("flaky") is not None
+    failures = getattr(plugin, "_get_reruns_condition_failures", None)
+    return bool(plugin.get_reruns_condition(item, failures(item)) if failures else plugin.get_reruns_condition(item))
 
 
 class _Quiet:

@@ -214,6 +214,87 @@ def test_failing_run_is_run_again_where_pytest_rerunfailures_does_it(pytester: p
     assert document["totals"]["outcomes"] == {"passed": 2}
 
 
+FLAKY = """
+import os, pytest
+
+@pytest.mark.isolate(writable=["."])
+@pytest.mark.flaky({marker})
+def test_first_time_fails():
+    if not os.path.exists("failed"):
+        os.mkdir("failed")
+        raise ValueError("first time")
+"""
+
+
+@requires("plugin-pytest-rerunfailures")
+@pytest.mark.parametrize(
+    "marker,options,outcomes",
+    [
+        ("reruns=1", [], {"passed": 1, "rerun": 1}),
+        ("reruns=0", [], {"failed": 1}),
+        ("reruns=1, condition=False", [], {"failed": 1}),
+        ("reruns=1", ["--only-rerun=KeyError"], {"failed": 1}),
+        ("reruns=1", ["--only-rerun=ValueError"], {"passed": 1, "rerun": 1}),
+        ("reruns=1", ["--rerun-except=ValueError"], {"failed": 1}),
+    ],
+)
+def test_failing_run_is_no_rerun_where_that_plugin_would_not_run_it_again(
+    pytester: pytest.Pytester, plugin: Pytest, marker: str, options: list[str], outcomes: dict[str, int]
+) -> None:
+    pytester.makepyfile(test_it=FLAKY.format(marker=marker))
+    result = plugin("-p", "rerunfailures", *options, "--isolate-repeat=2")
+    assert result.parseoutcomes() == outcomes
+
+
+@requires("plugin-pytest-rerunfailures")
+def test_rerun_that_fails_is_not_said_to_be_one_of_several_runs(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test_it(): assert 0")
+    result = plugin("-p", "rerunfailures", "--reruns=1", "--isolate-repeat=6")
+    assert result.parseoutcomes() == {"failed": 1, "rerun": 2}
+    result.stdout.no_fnmatch_line("run 6 of 6*")
+
+
+def test_problem_that_fails_nothing_is_told_of_whichever_run_had_it(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(
+        """
+        import os, subprocess, time, pytest
+        @pytest.mark.isolate(writable=["."], budget={"wall": "200ms"})
+        def test_second_time():
+            with open("count", "a+") as file:
+                file.write("x")
+                number = file.tell()
+            if number == 2:
+                time.sleep(0.3)
+                subprocess.Popen(["sleep", "60"])
+        """
+    )
+    result = plugin("--isolate-repeat=4", "--isolate-budgets=warn", "--isolate-json=run.json")
+    result.assert_outcomes(passed=1)
+    (test,) = checked((pytester.path / "run.json").read_text())["tests"]
+    problems = {problem["kind"]: problem for problem in test["problems"]}
+    assert sorted(problems) == ["BUDGET", "LEAK"]
+    assert all(problem["text"].endswith("(run 2 of 4)") and not problem["failed"] for problem in problems.values())
+
+
+def test_warning_is_counted_once(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makepyfile(
+        """
+        import os, warnings, pytest
+        pytestmark = pytest.mark.isolate(writable=["."])
+        def test_same(): warnings.warn("always")
+        def test_twice():
+            for _ in range(2): warnings.warn("always")
+        def test_now_and_then():
+            with open("count", "a+") as file:
+                file.write("x")
+                if file.tell() == 2: warnings.warn("now and then")
+        """
+    )
+    result = plugin("--isolate-repeat=3", "-W", "always")
+    assert result.parseoutcomes() == {"passed": 3, "warnings": 4}
+    result.stdout.fnmatch_lines(["*UserWarning: now and then"])
+
+
 @requires("plugin-pytest-timeout")
 def test_time_limit_of_pytest_timeout_is_that_of_one_run(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile("import time, pytest\n@pytest.mark.isolate\ndef test_it(): time.sleep(0.4)")
