@@ -25,6 +25,8 @@ __all__ = ["TABLE", "Patterns", "load", "register", "warn_of"]
 
 TABLE: Final = "[tool.pytest-isolate.budgets]"
 _FILE: Final = "pyproject.toml"
+_WILD: Final = re.compile(r"([^*?[]*)[*?[]", re.DOTALL)
+"""What a pattern begins with, up to where it isn't literal any more."""
 
 
 def load(budgets: Any) -> tuple[tuple[tuple[str, Layer], ...], list[str]]:
@@ -48,8 +50,16 @@ def load(budgets: Any) -> tuple[tuple[tuple[str, Layer], ...], list[str]]:
     return tuple(found), errors
 
 
+def _file(text: str) -> str:
+    """Of a node id, or of what one begins with; empty where that isn't said."""
+    file, sign, _ = text.partition("::")
+    return file if sign else ""
+
+
 class Patterns:
     """Which of a run's patterns match which item.
+
+    There may be as many patterns as tests (``budgets suggest --by=test``), so most of them are looked up and not tried.
 
     Attributes:
         unused: those that have matched no isolated test yet, in the file's order.
@@ -57,14 +67,17 @@ class Patterns:
 
     def __init__(self, budgets: Sequence[tuple[str, Layer]], rootdir: str) -> None:
         self._rootdir = rootdir
-        self._patterns = [(pattern, re.compile(translate(pattern)).match, layer) for pattern, layer in budgets]
+        self._layers = dict(budgets)
+        self._places = {pattern: place for place, pattern in enumerate(self._layers)}
+        self._tried: dict[str, list[tuple[str, Callable[[str], object]]]] = {}
+        for pattern in self._layers:
+            if fixed := _WILD.match(pattern):
+                self._tried.setdefault(_file(fixed[1]), []).append((pattern, re.compile(translate(pattern)).match))
         self._of_node: dict[pytest.Collector, frozenset[str]] = {}
-        self.unused: dict[str, None] = dict.fromkeys(pattern for pattern, _layer in budgets)
+        self.unused: dict[str, None] = dict.fromkeys(self._layers)
 
     def of(self, item: pytest.Item) -> frozenset[str]:
         """The patterns that match."""
-        if not self._patterns:
-            return frozenset()
         within = self._of_collector(item.parent) if item.parent is not None else frozenset()
         return within | set(self._matching([item.nodeid], within))
 
@@ -82,15 +95,17 @@ class Patterns:
         return path.relative_to(self._rootdir).as_posix() if path.is_relative_to(self._rootdir) else path.as_posix()
 
     def _matching(self, names: Sequence[str], known: frozenset[str]) -> Iterator[str]:
-        matches: Callable[[str], Any]
-        for pattern, matches, _layer in self._patterns:
-            # An id as it stands is a pattern too, whatever brackets a parameter brought into it.
-            if pattern not in known and any(name == pattern or matches(name) for name in names):
-                yield pattern
+        for name in names:
+            if name in self._layers:  # an id as it stands is a pattern too, whatever brackets a parameter brought into it
+                yield name
+            for file in dict.fromkeys(("", _file(name))):
+                for pattern, matches in self._tried.get(file, ()):
+                    if pattern not in known and matches(name):
+                        yield pattern
 
     def layers(self, matching: frozenset[str]) -> list[Layer]:
         """What they give, closest first: the later in the file."""
-        return [layer for pattern, _, layer in reversed(self._patterns) if pattern in matching]
+        return [self._layers[pattern] for pattern in sorted(matching, key=self._places.__getitem__, reverse=True)]
 
     def use(self, matching: frozenset[str]) -> None:
         """An isolated test was found that they match."""

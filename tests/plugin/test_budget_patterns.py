@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 
 import pytest
 
+from pytest_isolate.plugin.budget_patterns import Patterns, load
 from tests.support.collected import collect
 from tests.support.isolated_runs import run
 
@@ -68,6 +71,36 @@ def test_pattern_matches_node_ids_and_paths_and_what_lies_in_them(
     found = budgets(suite, f'"{pattern}" = {{pids = 3}}', "tests")
     assert {name for name, budget in found.items() if budget and "pids" in budget} == matching
     assert found["test_plain"] is None  # a pattern isolates nothing
+
+
+ODD = ["*", "?", "[a]", "a::b", "a/b", "!", "]", "\u00e9", "a b", "'", '"']
+
+
+def test_node_id_as_it_stands_is_a_pattern_whatever_is_in_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it=f"import pytest\n@pytest.mark.isolate\n@pytest.mark.parametrize('p', {ODD!r})\ndef test_odd(p): pass"
+    )
+    plain = {f"test_odd[{collected}]" for collected in ODD if collected != "\u00e9"}
+    for name in sorted(plain):
+        found = budgets(pytester, f"{json.dumps(f'test_it.py::{name}')} = {{pids = 3}}", "test_it.py")
+        assert plain <= set(found)
+        assert found[name] == {"pids": 3}
+
+
+def test_thousands_of_patterns_are_matched_in_no_time(pytester: pytest.Pytester) -> None:
+    """As many as tests, as `budgets suggest --by=test` writes them."""
+    source = "import pytest\n@pytest.mark.parametrize('p', range(500))\ndef test_{}(p): pass\n"
+    files = {f"test_{number}": source.format(number) for number in range(4)}
+    pytester.makepyfile(**files)
+    items, _ = pytester.inline_genitems("-q")
+    patterns = Patterns(load({item.nodeid: {"pids": 9} for item in items} | {"*_1.py": {"pids": 8}})[0], str(pytester.path))
+    assert len(items) == 2000
+    begun = time.process_time()
+    for item in items:
+        of_file = {"*_1.py"} if item.nodeid.startswith("test_1.py") else set()
+        assert patterns.of(item) == {item.nodeid} | of_file
+        assert len(patterns.layers(patterns.of(item))) == 1 + len(of_file)
+    assert time.process_time() - begun < 2.5
 
 
 def test_file_in_a_rootdir_elsewhere_is_matched_by_its_path(suite: pytest.Pytester) -> None:
