@@ -18,14 +18,15 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import sys
 from typing import Final
 
 __all__ = ["Ranges", "copied", "mappings"]
 
 _WRITABLE: Final = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .w.p", re.MULTILINE)
 _ENTRY: Final = 8
-_TOP: Final = 7
-"""Of an entry's bytes, little-endian: the one with bits 56 to 63."""
+_TOP: Final = 7 if sys.byteorder == "little" else 0
+"""Of an entry's bytes: the one with bits 56 to 63."""
 _OWN: Final = bytes([1 << (63 - 56) | 1])
 """Present and exclusive; neither swapped out (62) nor of a file or shared memory (61)."""
 _AT_A_TIME: Final = 1 << 20
