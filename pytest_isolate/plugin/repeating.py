@@ -71,6 +71,8 @@ class Repeat:
     def _run_quietly(self, item: pytest.Item, following: pytest.Item, number: int) -> None:
         properties, captured = list(item.user_properties), private.captured_sections(item)
         sections = list(captured)
+        writer = private.junit(item.config)
+        of_suite = len(writer.global_properties) if writer is not None else 0
         self.number = number
         self.quiet = item.stash[quiet_key] = True
         self._failed = False
@@ -80,6 +82,8 @@ class Repeat:
             self.quiet = item.stash[quiet_key] = False
         if not self.over:  # its reports are made of them
             item.user_properties[:], captured[:] = properties, sections
+            if writer is not None:
+                del writer.global_properties[of_suite:]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A subtest that failed is told of at once; pytest fails its test where it is shown, and not in the test's own reports."""

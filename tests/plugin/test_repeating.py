@@ -81,8 +81,9 @@ class TestUnit(unittest.TestCase):
 def outside(isolate_factory):
     return isolate_factory(name="other")
 
-def test_factory(outside, record_property):
+def test_factory(outside, record_property, record_testsuite_property):
     record_property("once", 1)
+    record_testsuite_property("once", 1)
     print("said once")
     assert outside.run(["true"]).returncode == 0
     note("factory")
@@ -110,9 +111,10 @@ def test_fixtures_of_every_scope_and_all_kinds_of_tests(pytester: pytest.Pyteste
         assert (test["attempt"], len(test["repetitions"])) == (1, 3)
         assert test["repetitions"][-1] == test["usage"]
         assert all(usage["cpu_seconds"] > 0 for usage in test["repetitions"])
-    cases = ET.parse(pytester.path / "junit.xml").getroot().iter("testcase")
-    names = {case.attrib["name"]: case for case in cases}
+    suite = ET.parse(pytester.path / "junit.xml").getroot()
+    names = {case.attrib["name"]: case for case in suite.iter("testcase")}
     assert len(names) == 6
+    assert [element.attrib for element in suite.findall("testsuite/properties/property")] == [{"name": "once", "value": "1"}]
     assert [element.attrib["name"] for element in names["test_factory"].iter("property")].count("once") == 1
 
 
