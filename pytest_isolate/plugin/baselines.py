@@ -65,7 +65,7 @@ def asked(reader: Reader) -> Asked:
     config = reader.config
     option = config.option
     limits = _limits(reader)
-    if config.getoption("isolate_save") is None and reader.either("isolate_compare")[0] is None:
+    if config.getoption("isolate_save") is None and _named(reader)[0] is None:
         if limits and config.getoption("isolate_compare_fail") is not None:
             reader.errors.append(
                 "command line: --isolate-compare-fail: there is nothing to compare with; accepted: beside --isolate-compare=NAME|PATH"
@@ -75,7 +75,7 @@ def asked(reader: Reader) -> Asked:
         return Asked(limits=limits)
     directory = _directory(reader)
     name, save = _saved(reader, directory)
-    baseline = _compared(reader, directory)
+    baseline = _compared(reader, directory, name)
     if baseline is not None and limits:
         _refuse_blind(reader, baseline, limits)
     return Asked(name, save, baseline, limits)
@@ -102,11 +102,20 @@ def _saved(reader: Reader, directory: str) -> tuple[str, str]:
     return value, path
 
 
-def _compared(reader: Reader, directory: str) -> Baseline | None:
+def _named(reader: Reader) -> tuple[str | None, str, str]:
+    """What to compare with, place and name as typed; None: nothing. An empty value of the ini file, or of ``-o``, says that."""
     value, place, typed = reader.either("isolate_compare")
+    return None if value is None or (value == "" and not typed.startswith("--")) else str(value), place, typed
+
+
+def _compared(reader: Reader, directory: str, saved: str) -> Baseline | None:
+    """
+    Args:
+        saved: name of the baseline that this run saves: where the ini file has every run compare with it, the first can't.
+    """
+    value, place, typed = _named(reader)
     if value is None:
         return None
-    value = str(value)
     named = is_name(value)
     path = path_of(value, directory) if named else reader.path(value, typed)
     there = ", ".join(names(directory)) or "none yet; --isolate-save=NAME records one"
@@ -114,6 +123,8 @@ def _compared(reader: Reader, directory: str) -> Baseline | None:
     try:
         return read(value, path)
     except FileNotFoundError:
+        if value == saved and not typed.startswith("--"):
+            return None
         problem = f"there is no baseline {value!r}" if named else f"there is no file {path}"
     except OSError as error:
         problem = f"{path} can't be read: {error.strerror}"

@@ -424,6 +424,24 @@ def test_ini_keys_choose_the_directory_the_baseline_and_the_limits(pytester: pyt
     assert plugin("--isolate-compare=main").ret == 1
 
 
+def test_first_baseline_can_be_recorded_where_the_ini_file_has_every_run_compare_with_it(
+    pytester: pytest.Pytester, plugin: Pytest
+) -> None:
+    pytester.makeini("[pytest]\nisolate_compare = main\nisolate_compare_fail = memory:10%\nisolate_repeat = 6")
+    pytester.makepyfile(test_it=memory(20))
+    for arguments in ([], ["--isolate-save=other"], ["--isolate-save=main", "--isolate-compare=main"]):
+        result = plugin(*arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*there is no baseline 'main'*"])
+    assert plugin("--isolate-save=main").ret == 0
+    pytester.makepyfile(test_it=memory(40))
+    assert plugin("--isolate-save=main").ret == 1
+    result = plugin("--isolate-save=main", "-o", "isolate_compare=")
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("compared with*")
+    assert plugin("--isolate-save=main").ret == 0
+
+
 def test_baseline_without_a_test_of_this_run_is_said(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile(test_it=memory(2))
     plugin("--isolate-save=main")
