@@ -138,6 +138,9 @@ def drop_finalizers(item: pytest.Item) -> None:
     stack = item.session._setupstate.stack
     for node, (_, error) in list(stack.items()):
         stack[node] = ([node.teardown] if node is item else [], error)
+    # pytest-rerunfailures takes those of wider nodes off the stack for a test that it runs again, and puts them back at its end.
+    if suspended := getattr(item.config.pluginmanager.get_plugin("rerunfailures"), "suspended_finalizers", None):
+        suspended.clear()
 
 
 def tear_down_everything(session: pytest.Session) -> None:

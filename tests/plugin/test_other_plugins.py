@@ -593,3 +593,37 @@ def test_benchmark_results_come_out(pytester: pytest.Pytester, both: Both):
 
 def test_table_in_the_documentation_is_that_of_these_tests():
     assert PAGE.read_text() == table(), "python -m tests.support.beside"
+
+
+@requires("plugin-pytest-rerunfailures")
+@pytest.mark.parametrize("fails", [1, 2])
+def test_wide_fixtures_of_a_test_that_is_run_again_are_torn_down_once(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, fails: int
+):
+    pytester.makepyfile(
+        test_it=f"""
+        import os, pytest
+        def note(what):
+            with open("log", "a") as file:
+                file.write(f"{{what}}\\n")
+        @pytest.fixture(scope="class")
+        def of_class():
+            yield
+            note("class down")
+        @pytest.fixture(scope="module")
+        def of_module():
+            yield
+            note("module down")
+        @pytest.mark.isolate(writable=["."])
+        class TestIt:
+            def test_again(self, of_class, of_module):
+                note("try")
+                with open("log") as file:
+                    assert file.read().count("try") > {fails}
+            def test_next(self, of_class, of_module):
+                note("next")
+        """
+    )
+    done = run(pytester, monkeypatch, "-p", "rerunfailures", "--reruns=1")
+    assert done.result.parseoutcomes() == ({"passed": 2, "rerun": 1} if fails == 1 else {"failed": 1, "passed": 1, "rerun": 1})
+    assert (pytester.path / "log").read_text().splitlines() == ["try", "try", "next", "class down", "module down"]
