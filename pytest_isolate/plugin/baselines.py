@@ -212,7 +212,7 @@ class Baselines:
         if not name:
             return
         baseline = slim(document)
-        if document["run"]["interrupted"] or session.shouldfail:
+        if document["run"]["interrupted"]:
             why = "the run was interrupted, and the figures of the tests that were left out would be missing"
         elif self.comparison is not None and self.comparison.fails:
             why = f"figures grew beyond their limits; to accept them, save without --isolate-compare-fail: --isolate-save={name}"

@@ -156,7 +156,7 @@ class Outputs:
                 "exit_status": exitstatus,
                 "interrupted": exitstatus == pytest.ExitCode.INTERRUPTED
                 or self._collected.interrupted
-                or bool(session.shouldstop),
+                or bool(session.shouldstop or session.shouldfail),
                 "arguments": list(config.invocation_params.args),
                 "rootdir": root,
                 "commit": commit_of(root, os.environ),

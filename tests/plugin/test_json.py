@@ -175,6 +175,13 @@ def sleeping(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iter
     process.wait(30)
 
 
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1", "--stepwise"])
+def test_run_that_stopped_at_a_failure_says_so(pytester: pytest.Pytester, plugin: Pytest, option: str) -> None:
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test_a(): assert 0\ndef test_b(): pass")
+    plugin(option, "--isolate-json=run.json")
+    assert checked((pytester.path / "run.json").read_text())["run"]["interrupted"]
+
+
 def test_interrupted_run_writes_what_it_has(pytester: pytest.Pytester, sleeping: subprocess.Popen[bytes]) -> None:
     sleeping.send_signal(signal.SIGINT)
     assert sleeping.wait(30) == 2
