@@ -54,6 +54,6 @@ def pytest_isolate_report(config: pytest.Config, document: dict[str, Any]) -> No
 
     Args:
         config: of that process.
-        document: as ``--isolate-json`` would write it, to be changed in place. What isn't JSON afterwards, and what the hook
-            raises, is said at the end and fails the run; the files are then written from the document as it was made.
+        document: as ``--isolate-json`` would write it, to be changed in place. What isn't JSON afterwards or lacks a member, and what
+            the hook raises, is said at the end and fails the run; the files are then written from the document as it was made.
     """
