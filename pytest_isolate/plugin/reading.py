@@ -49,6 +49,7 @@ class Reader:
         self.profiles, self.budgets, self.errors = profiles.load(config.rootpath)
         self.nearer = 0
         self.file = config.inipath.name if config.inipath else _COMMAND_LINE
+        self.outputs: dict[str, str] = {}
         self.overridden = {text.partition("=")[0] for text in config.getoption("override_ini", None) or ()}
 
     def settings(self) -> Settings:
@@ -238,12 +239,14 @@ class Reader:
         option = self.config.option
         if value is None or hasattr(self.config, "workerinput") or option.collectonly or option.isolate_plan:
             return ""
-        from pytest_isolate.report.files import refusal
+        from pytest_isolate.report.files import is_stream, refusal
 
         path = self.path(value, typed)
         if why := refusal(path) if value else "no file":
             said = f"{path} can't be written: {why}" if value else "'' names no file"
             self.errors.append(f"{place}: {typed}: {said}; accepted: the path of a file in a directory that you can write")
+        elif not is_stream(path) and (other := self.outputs.setdefault(path, typed)) != typed:
+            self.errors.append(f"{place}: {typed}: {path} is what {other} writes; accepted: the path of another file")
         return path
 
     def html(self) -> str:

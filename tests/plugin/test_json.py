@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from pytest_isolate.report import files
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, run
 
@@ -173,6 +174,35 @@ def sleeping(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield process
     process.stdout.close()
     process.wait(30)
+
+
+def test_two_outputs_in_one_file_are_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    pytester.makeini("[pytest]\nisolate_metrics = sub/../run")
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): open('ran', 'w')")
+    result = plugin("--isolate-json=run")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*isolate_metrics: */run is what --isolate-json writes; accepted: the path of another file"])
+
+
+def test_what_is_open_is_written_to_and_links_are_followed(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    """Never replaced: /dev/stdout is the whole machine's."""
+    assert (files.descriptor("/dev/stdout"), files.descriptor("/dev/stderr"), files.descriptor("/dev/null")) == (1, 2, None)
+    pytester.makepyfile("import pytest\n@pytest.mark.isolate\ndef test(): pass")
+    pytester.mkdir("there")
+    (pytester.path / "link.json").symlink_to("there/run.json")
+    (pytester.path / "linked.txt").symlink_to("there/run.txt")
+    (pytester.path / "there/run.txt").write_text("old")
+    result = plugin("--isolate-json=/proc/self/fd/1", "--isolate-metrics=/dev/fd/1")
+    assert result.ret == 0  # standard output is a file of pytester's, which both outputs and pytest's own lines are in
+    result.stdout.fnmatch_lines(['*"version": 1*', "# EOF", "*1 passed*"])
+    assert plugin("--isolate-json=link.json", "--isolate-metrics=linked.txt").ret == 0
+    assert (pytester.path / "link.json").is_symlink()
+    assert (pytester.path / "linked.txt").is_symlink()
+    assert checked((pytester.path / "there/run.json").read_text())["tests"]
+    assert "# EOF" in (pytester.path / "there/run.txt").read_text()
+    result = plugin("--isolate-json=/dev/fd/987")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--isolate-json: /dev/fd/987 can't be written: Bad file descriptor; accepted: *"])
 
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1", "--stepwise"])
