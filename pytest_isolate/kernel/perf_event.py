@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from pytest_isolate.kernel.syscalls import syscall
 
-__all__ = ["INSTRUCTIONS", "PAGE_FAULTS", "TASK_CLOCK", "Counter", "Event", "Reading", "paranoid", "refusal"]
+__all__ = ["INSTRUCTIONS", "PAGE_FAULTS", "Counter", "Event", "Reading", "paranoid", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,6 @@ class Event:
 
 INSTRUCTIONS: Final = Event("PERF_COUNT_HW_INSTRUCTIONS", 0, 1)
 """Instructions that the processor retired: the same work is the same number, however busy the machine is."""
-
-TASK_CLOCK: Final = Event("PERF_COUNT_SW_TASK_CLOCK", 1, 1)
-"""Nanoseconds on a CPU; user and kernel mode, as the kernel doesn't tell them apart here."""
 
 PAGE_FAULTS: Final = Event("PERF_COUNT_SW_PAGE_FAULTS", 1, 2)
 """Of user mode."""
