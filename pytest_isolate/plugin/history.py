@@ -22,12 +22,16 @@ KEPT: Final = 10
 
 _KEY: Final = "isolate/budgets"
 
+_known_key: Final = pytest.StashKey["History"]()
+
 History = dict[str, dict[str, list[float]]]
 
 
 def former(config: pytest.Config, nodeid: str) -> Mapping[str, list[float]]:
-    """By figure, what former runs of a test used, the latest last."""
-    return _read(config).get(nodeid, {})
+    """By figure, what former runs of a test used, the latest last. Read once in a run: it takes a while where thousands of tests are in it."""
+    if _known_key not in config.stash:
+        config.stash[_known_key] = _read(config)
+    return config.stash[_known_key].get(nodeid, {})
 
 
 def remember(config: pytest.Config, records: Iterable[TestRecord]) -> None:

@@ -364,6 +364,24 @@ def test_text_tells_what_former_runs_used(pytester: pytest.Pytester, monkeypatch
     assert len(cached["test_it.py::test_it"]["memory"]) == 10
 
 
+def test_history_is_read_once_however_many_tests_are_over(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+        get = pytest.Cache.get
+        def counted(self, key, default):
+            if key == "isolate/budgets":
+                print("history is read")
+            return get(self, key, default)
+        pytest.Cache.get = counted
+        """
+    )
+    code = f"{OVER}@pytest.mark.parametrize('number', range(4))\ndef test_it(number): time.sleep(0.1)"
+    done = alone(pytester, monkeypatch, code, "-s")
+    done.result.assert_outcomes(failed=4)
+    assert done.output.count("history is read") == 2  # for what is told, and at the end, to write it
+
+
 def test_what_was_cut_short_by_something_else_is_no_history(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"""
 @pytest.mark.isolate(timeout="300ms", budget={{"wall": "100ms"}})
