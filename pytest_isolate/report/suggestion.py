@@ -8,6 +8,7 @@ parser of budgets before anybody sees it, so that it holds for the runs that it 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Final, Literal
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.report.baseline import Samples
 
-__all__ = ["BY", "DEFAULT_FIGURES", "Suggestion", "added_to", "suggest"]
+__all__ = ["BY", "DEFAULT_FIGURES", "By", "Suggestion", "added_to", "suggest"]
 
 By = Literal["file", "test"]
 BY: Final = ("file", "test")
@@ -34,6 +35,9 @@ _LEAST: Final[Mapping[str, float]] = {
     "io_write": 1 << 20, "net_rx": 1 << 16, "net_tx": 1 << 16,
 }  # fmt: skip
 """No limit that isn't 0 is lower, because below it pytest's own work and the machine's state weigh more than the test's."""
+
+_UNWRITABLE: Final = re.compile(r"[\ud800-\udfff]")
+_MAGIC: Final = re.compile(r"[*?[]")
 
 Entry = Mapping[str, str]
 """Limits as they are typed, by figure."""
@@ -64,6 +68,13 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _writable(nodeid: str) -> str:
+    """A pattern for it that TOML can hold, which bytes of a file's name that aren't UTF-8 can't be in."""
+    if not _UNWRITABLE.search(nodeid):
+        return nodeid
+    return _UNWRITABLE.sub("?", _MAGIC.sub(r"[\g<0>]", nodeid))
+
+
 def suggest(runs: Iterable[Mapping[str, Samples]], *, figures: Sequence[str], headroom: float, by: By = "file") -> Suggestion:
     """
     Args:
@@ -81,7 +92,8 @@ def suggest(runs: Iterable[Mapping[str, Samples]], *, figures: Sequence[str], he
     limits = {nodeid: _with_headroom(known, headroom) for nodeid, known in needed.items() if known}
     entries = _by_file(limits) if by == "file" else limits
     return Suggestion(
-        {pattern: {n: FIGURES[n].typed(value) for n, value in entry.items()} for pattern, entry in entries.items()}, len(limits)
+        {_writable(pattern): {n: FIGURES[n].typed(value) for n, value in entry.items()} for pattern, entry in entries.items()},
+        len(limits),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import tomllib
+from fnmatch import fnmatchcase
 
 import pytest
 
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.report.baseline import Samples
-from pytest_isolate.report.suggestion import BY, added_to, suggest
+from pytest_isolate.report.suggestion import BY, By, added_to, suggest
 
 MIB = 1 << 20
 
@@ -114,3 +115,15 @@ def test_table_that_cannot_be_added_is_refused(content: str, said: str) -> None:
     with pytest.raises(ValueError) as caught:
         added_to(content, TABLE)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("by", BY)
+def test_name_that_toml_cannot_hold_is_a_pattern_that_matches_it(by: By) -> None:
+    """Bytes that aren't UTF-8 are lone surrogates in Python's text."""
+    name = "test_\udcff[1].py::test[a*\ud800]"
+    table = suggest([{name: {"pids": (3.0,)}}], figures=["pids"], headroom=0.3, by=by).toml("comment")
+    (pattern,) = tomllib.loads(table.encode().decode())["tool"]["pytest-isolate"]["budgets"]
+    matched = name if by == "test" else name.partition("::")[0]
+    assert pattern != matched
+    assert fnmatchcase(matched, pattern)
+    assert not fnmatchcase("test_x1.py", pattern)
