@@ -191,6 +191,7 @@ def _refused(directory: str) -> str:
 
 
 def _budgets(options: argparse.Namespace) -> int:
+    from pytest_isolate.model.units import counted
     from pytest_isolate.report.files import write
     from pytest_isolate.report.suggest_options import Refused, suggestion, with_table
 
@@ -204,7 +205,7 @@ def _budgets(options: argparse.Namespace) -> int:
     except (Refused, OSError) as error:
         _say(error)
         return _USAGE_ERROR
-    _say(f"{len(made.entries)} budgets for {made.tests} tests added to {path}")
+    _say(f"{counted(len(made.entries), 'budget')} for {counted(made.tests, 'test')} added to {path}")
     return 0
 
 

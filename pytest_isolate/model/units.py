@@ -12,6 +12,7 @@ from typing import Final
 
 __all__ = [
     "assignment",
+    "counted",
     "entries_of",
     "format_duration",
     "format_size",
@@ -178,6 +179,11 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 test``, ``2 tests``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def shown(value: object) -> str:

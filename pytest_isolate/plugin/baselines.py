@@ -14,6 +14,7 @@ import pytest
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.growth import FORM as LIMITS_FORM
 from pytest_isolate.model.growth import Limit, parse_limits
+from pytest_isolate.model.units import counted
 from pytest_isolate.report.baseline import (
     DIRECTORY,
     FORM,
@@ -150,7 +151,7 @@ def _refuse_blind(reader: Reader, baseline: Baseline, limits: Mapping[str, Limit
     _, place, typed = reader.either("isolate_compare_fail")
     if (runs := reader.repeat) < FEWEST:
         reader.errors.append(
-            f"{place}: {typed}: growth can't be told from noise by {_times(runs)} of each test; accepted: --isolate-repeat={FEWEST} or more"
+            f"{place}: {typed}: growth can't be told from noise by {counted(runs, 'run')} of each test; accepted: --isolate-repeat={FEWEST} or more"
         )
     if not baseline.tests:
         reader.errors.append(
@@ -168,13 +169,9 @@ def _refuse_blind(reader: Reader, baseline: Baseline, limits: Mapping[str, Limit
     fewest, most = baseline.runs
     if most < FEWEST:
         reader.errors.append(
-            f"{place}: {typed}: growth can't be told from noise by the {_times(fewest)} of each test that the baseline {baseline.name} has; "
+            f"{place}: {typed}: growth can't be told from noise by the {counted(fewest, 'run')} of each test that the baseline {baseline.name} has; "
             f"accepted: one that was recorded with --isolate-repeat={FEWEST} or more"
         )
-
-
-def _times(runs: int) -> str:
-    return f"{runs} run{'' if runs == 1 else 's'}"
 
 
 _UNSAVED: Final = "the baseline {} was not saved: {}"
@@ -225,7 +222,9 @@ class Baselines:
             left_out = {test["nodeid"] for test in document["tests"]} - {test["nodeid"] for test in baseline["tests"]}
             without = f", without those of {len(left_out)} that didn't pass" if left_out else ""
             shown = os.path.relpath(path, session.config.invocation_params.dir)
-            self.said.append((f"baseline {name}: figures of {len(baseline['tests'])} tests saved in {shown}{without}", ""))
+            self.said.append(
+                (f"baseline {name}: figures of {counted(len(baseline['tests']), 'test')} saved in {shown}{without}", "")
+            )
             return
         self.said.append((_UNSAVED.format(name, why), "yellow"))
 

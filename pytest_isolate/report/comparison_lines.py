@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pytest_isolate.model.figures import FIGURES
+from pytest_isolate.model.units import counted
 from pytest_isolate.report.baseline import is_name
 from pytest_isolate.report.comparison import Change, Comparison
 from pytest_isolate.report.lines import Line, Style, clip
@@ -50,7 +51,7 @@ def _counts(comparison: Comparison) -> list[str]:
     for gravest in comparison.gravest().values():
         found[gravest] += 1
     beyond = found.pop("exceeded")
-    parts = [f"{_count(beyond, 'test')} beyond {'its' if beyond == 1 else 'their'} limit"] if beyond else []
+    parts = [f"{counted(beyond, 'test')} beyond {'its' if beyond == 1 else 'their'} limit"] if beyond else []
     parts += [f"{number} {_GRAVEST[name]}" for name, number in found.items() if number]
     if comparison.failed:
         parts.append(f"{len(comparison.failed)} failed")
@@ -129,7 +130,3 @@ def _labelled(label: str, text: str, style: Style, styles: tuple[str, ...]) -> l
     first, *rest = wrap(printable(text, style.encoding), style.width - len(head))
     more = wrap(" ".join(rest), style.width - len(indent)) if rest else []
     return [((head, styles), (first, ())), *(((indent + piece, ()),) for piece in more)]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

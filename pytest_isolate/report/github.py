@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pytest_isolate.model.figures import FIGURES
+from pytest_isolate.model.units import counted
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.report.record import Run, TestRecord
 from pytest_isolate.report.table import heaviest
@@ -112,7 +113,7 @@ def summary(document: Mapping[str, Any], top: int, limit: int = LIMIT) -> bytes:
         limit: bytes; what has no room is counted.
     """
     totals = document["totals"]
-    lines = [f"### pytest-isolate: {_count(totals['tests'], 'isolated test')}", "", _totals(document), ""]
+    lines = [f"### pytest-isolate: {counted(totals['tests'], 'isolated test')}", "", _totals(document), ""]
     pages = [_problem_rows(document), _changes(document, top), _budgets(document, top), _table(document, top), _notes(document)]
     size = sum(len(_encoded(line)) for line in lines)
     left_out = 0
@@ -166,7 +167,7 @@ def _changes(document: Mapping[str, Any], top: int) -> list[str]:
     grown.sort(key=lambda change: (change["change"] is None, change["change"] or 0), reverse=True)
     baseline = comparison["baseline"]
     commit = f" ({_text(baseline['commit'][:10])})" if baseline["commit"] else ""
-    counts = f"{_count(len(beyond), 'figure')} beyond the limit, {len(grown)} more grown"
+    counts = f"{counted(len(beyond), 'figure')} beyond the limit, {len(grown)} more grown"
     lines = [f"Compared with {_code(baseline['name'])}{commit}: {counts}.", ""]
     if rows := [*beyond, *grown[: top or None]]:
         lines += ["| | test | figure | before | after | change | allowed |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
@@ -217,7 +218,7 @@ def _table(document: Mapping[str, Any], top: int) -> list[str]:
 
 
 def _notes(document: Mapping[str, Any]) -> list[str]:
-    weakened = [f"weakened: {_count(number, 'test')}: {text}" for text, number in document["weakened"].items()]
+    weakened = [f"weakened: {counted(number, 'test')}: {text}" for text, number in document["weakened"].items()]
     return [f"- {_text(text)}" for text in (*weakened, *document["notes"])]
 
 
@@ -229,7 +230,3 @@ def _text(text: str) -> str:
 def _code(text: str) -> str:
     """The same in fixed width; an element, since a code span can't hold a pipe in a table and knows no escape."""
     return f"<code>{_text(text)}</code>"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from pytest_isolate.model.units import format_duration, format_size
+from pytest_isolate.model.units import counted, format_duration, format_size
 from pytest_isolate.report.lines import Line, Style, clip, plain
 from pytest_isolate.report.record import Problem, Run, TestRecord, percentile
 from pytest_isolate.report.table import table
@@ -29,11 +29,11 @@ _SENTENCE: Final = 3
 def title(run: Run) -> tuple[str, tuple[str, ...]]:
     """The section's heading and its styles."""
     problems = run.problems()
-    tests = _count(len(run.tests), "test")
+    tests = counted(len(run.tests), "test")
     if not problems:
         return f"isolate: {tests}", ()
     colour = "red" if any(problem.failed for _test, problem in problems) else "yellow"
-    return f"isolate: {_count(len(problems), 'problem')} in {tests}", (colour,)
+    return f"isolate: {counted(len(problems), 'problem')} in {tests}", (colour,)
 
 
 def render(run: Run, style: Style) -> list[Line]:
@@ -95,7 +95,7 @@ def _problem(test: TestRecord, problem: Problem, kinds: int, style: Style, *, br
 def _closing(run: Run, style: Style) -> list[Line]:
     lines: list[Line] = []
     for text, tests in run.weakened().items():
-        lines += _labelled("weakened", f"{_count(tests, 'test')}: {text}".split(), style, ("yellow",))
+        lines += _labelled("weakened", f"{counted(tests, 'test')}: {text}".split(), style, ("yellow",))
     for note in run.notes:
         lines += _labelled("note", note.split(), style, ("yellow",))
     lines += _labelled("total", _listed(_totals(run)), style, ("bold",))
@@ -122,11 +122,11 @@ def _listed(parts: list[str]) -> list[str]:
 
 def _totals(run: Run) -> list[str]:
     """Sums over all attempts, and the peaks, of what is known; no I/O needs no mention."""
-    parts = [_count(len(run.tests), "isolated test")]
+    parts = [counted(len(run.tests), "isolated test")]
     if (times := max((len(test.repetitions) for test in run.tests), default=0)) > 1:
         parts.append(f"last of {times} runs each")
     if reruns := len(run.attempts) - len(run.tests):
-        parts.append(_count(reruns, "rerun"))
+        parts.append(counted(reruns, "rerun"))
     if (cpu := run.total("cpu_seconds")) is not None:
         parts.append(f"cpu {format_duration(cpu)}")
     if (memory := run.highest("memory_peak_bytes")) is not None:
@@ -151,7 +151,7 @@ def _cost(run: Run) -> list[str]:
 
 def _brief(run: Run) -> list[str]:
     """What one line of 80 cells can say."""
-    parts = [_count(len(run.tests), "test")]
+    parts = [counted(len(run.tests), "test")]
     if (cpu := run.total("cpu_seconds")) is not None:
         parts.append(f"cpu {format_duration(cpu)}")
     if (memory := run.highest("memory_peak_bytes")) is not None:
@@ -160,7 +160,3 @@ def _brief(run: Run) -> list[str]:
         median, p95 = (format_duration(percentile(costs, share)) for share in (0.5, 0.95))
         parts.append(f"overhead {median} (p95 {p95})")
     return parts
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
