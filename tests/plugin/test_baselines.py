@@ -110,7 +110,7 @@ def test_growth_of_30_percent_fails_the_run_and_noise_of_5_percent_does_not(
         [
             "compared with *base.json*: 1 test beyond its limit*",
             "*change*noise*limit*figure*before*after*",
-            "+*%*10%*memory*MiB*MiB*test_memory",
+            "*+*%*10%*memory*MiB*MiB*test_memory",
             "to do: *",
         ]
     )
