@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from pytest_isolate.report.html.page import page
 from tests.plugin.test_json import checked
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import run
+from tests.support.plugin_runs import Pytest, plugin
+
+__all__ = ["plugin"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,15 +32,6 @@ def test_passes(): bytearray(20_000_000)
 @pytest.mark.isolate(timeout="300ms")
 def test_takes_too_long(): time.sleep(60)
 """
-
-Pytest = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
 
 
 @pytest.mark.parametrize("how", ["alone", "xdist"])

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ import pytest
 from pytest_isolate.report import files
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, run
+from tests.support.plugin_runs import Pytest, plugin
+
+__all__ = ["plugin"]
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "pytest_isolate/report/report.schema.json").read_text(encoding="utf-8"))
@@ -88,16 +91,6 @@ def checked(text: str) -> Any:
 
 def by_name(document: Any) -> dict[str, Any]:
     return {test["nodeid"].partition("::")[2]: test for test in document["tests"]}
-
-
-Pytest = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
 
 
 @EVERY_WAY

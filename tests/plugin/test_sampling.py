@@ -6,7 +6,6 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +17,11 @@ from pytest_isolate.plugin.sampling import Sampling
 from pytest_isolate.sandbox import Sandbox
 from tests.plugin.test_json import by_name, checked
 from tests.support.capabilities import requires
-from tests.support.isolated_runs import EVERY_WAY, ROOT, run
+from tests.support.isolated_runs import EVERY_WAY, run
+from tests.support.plugin_runs import Pytest, plugin
 from tests.support.unprivileged import pytest_as_user, user_directory
+
+__all__ = ["plugin"]
 
 MIB = 1 << 20
 COLUMNS = ["seconds", "memory_bytes", "cpu_seconds", "cpu_throttled_seconds", "oom_kills"]
@@ -52,15 +54,6 @@ def test_is_short(): pass
 
 def test_plain(): pass
 """
-
-Pytest = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pytest:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return lambda *args: pytester.runpytest_subprocess("-p", "pytest_isolate.plugin", *args, timeout=120)
 
 
 def columns(test: dict[str, Any]) -> tuple[list[float], list[int], list[float], list[float], list[int]]:
