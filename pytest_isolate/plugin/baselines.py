@@ -189,6 +189,7 @@ class Baselines:
         self._asked = asked
         self.comparison: Comparison | None = None
         self.said: list[tuple[str, str]] = []
+        self._made: dict[str, Any] = {}
 
     def compare(self, session: pytest.Session, document: dict[str, Any]) -> None:
         """If it was asked for: `document` gets its member `comparison`, and the session its status."""
@@ -203,12 +204,16 @@ class Baselines:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             document["run"]["exit_status"] = int(session.exitstatus)
 
+    def make(self, document: Mapping[str, Any]) -> None:
+        """What `save` writes, if it is asked for. Raises whatever a document that isn't one leads to."""
+        self._made = slim(document)
+
     def save(self, session: pytest.Session, document: Mapping[str, Any]) -> None:
-        """If it was asked for, after `compare`, and where the run is good for a baseline."""
+        """What was made, after `compare`, and where the run is good for a baseline."""
         name, path = self._asked.name, self._asked.save
         if not name:
             return
-        baseline = slim(document)
+        baseline = self._made
         if document["run"]["interrupted"]:
             why = "the run was interrupted, and the figures of the tests that were left out would be missing"
         elif self.comparison is not None and self.comparison.fails:

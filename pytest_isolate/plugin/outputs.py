@@ -22,17 +22,15 @@ from pytest_isolate.plugin.settings import settings_key
 __all__ = ["Outputs", "register"]
 
 
-def register(config: pytest.Config) -> Outputs | None:
-    """To be called once, in a run that makes something of its document; None in xdist's workers."""
+def register(config: pytest.Config) -> None:
+    """To be called once, in a run that makes something of its document; nothing in xdist's workers."""
     if collected_key not in config.stash:
-        return None
+        return
     if asked := config.stash[settings_key].baselines:
         from pytest_isolate.plugin.baselines import Baselines
 
         config.stash[baselines_key] = Baselines(asked)
-    outputs = Outputs(config)
-    config.pluginmanager.register(outputs, "isolate-outputs")
-    return outputs
+    config.pluginmanager.register(Outputs(config), "isolate-outputs")
 
 
 _WHOLE: Final = ("tool", "run", "machine", "totals")
@@ -73,9 +71,9 @@ class Outputs:
     @pytest.hookimpl(hookwrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Generator[None, object, None]:
         yield
-        self.finish(session, exitstatus)
+        self._finish(session, exitstatus)
 
-    def finish(self, session: pytest.Session, exitstatus: int) -> None:
+    def _finish(self, session: pytest.Session, exitstatus: int) -> None:
         """Make the document, and of it what is asked for; not for GitHub alone where nothing was isolated."""
         if (
             not self._settings.writes
@@ -108,10 +106,8 @@ class Outputs:
             from pytest_isolate.report.html.page import page
 
             files.append((settings.html, page(document)))
-        if baselines_key in self._config.stash:
-            from pytest_isolate.report.baseline import slim
-
-            slim(document)
+        if (baselines := self._config.stash.get(baselines_key, None)) is not None:
+            baselines.make(document)
         github = self._config.pluginmanager.get_plugin("isolate-github")
         if github is not None and document["tests"]:
             github.make(document)
