@@ -104,7 +104,7 @@ class Outside:
 
     def reap(self, flags: int = os.WNOHANG) -> None:
         """Wait for test processes that gave all their reports and were on their way out then."""
-        self.unreaped[:] = [pid for pid in self.unreaped if not os.waitpid(pid, flags)[0]]
+        self.unreaped[:] = [pid for pid in self.unreaped if not _has_ended(pid, flags)]
 
     def close(self) -> None:
         self.reap(0)
@@ -116,6 +116,13 @@ class Outside:
             self.live.close()
         if self.terminal >= 0:
             os.close(self.terminal)
+
+
+def _has_ended(pid: int, flags: int) -> bool:
+    try:
+        return os.waitpid(pid, flags)[0] != 0
+    except ChildProcessError:  # the suite waits for every child, or Ctrl-C came between its end and the note of it
+        return True
 
 
 def _controlling_terminal() -> int:

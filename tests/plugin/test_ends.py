@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.isolated_runs import run
 from tests.support.plain_runs import ROOT, SUITES, both, differences
 
 FILES = sorted(path.name for path in (SUITES / "ends").glob("test_*.py"))
@@ -132,3 +133,20 @@ def test_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     assert status == pytest.ExitCode.INTERRUPTED
     assert "narrow" not in notes
     assert took < 3
+
+
+def test_suite_that_waits_for_every_child_takes_nothing_from_the_run(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(
+        """
+        import os, time
+        def pytest_runtest_logfinish():
+            time.sleep(0.2)  # until the test process has ended
+            while os.waitpid(-1, os.WNOHANG)[0]: pass
+        """
+    )
+    pytester.makepyfile(test_it="import pytest\npytestmark = pytest.mark.isolate\ndef test_1(): pass\ndef test_2(): pass")
+    done = run(pytester, monkeypatch)
+    done.result.assert_outcomes(passed=2)
+    assert "Traceback" not in done.output
