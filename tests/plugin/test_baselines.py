@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,14 @@ def test_run_that_breaks_limits_or_is_interrupted_saves_nothing(pytester: pytest
 
 def test_ctrl_c_saves_nothing_and_loses_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
-        test_it="import time, pytest\npytestmark = pytest.mark.isolate\ndef test_first(): pass\ndef test_sleeps(): time.sleep(60)"
+        test_it="""
+        import time, pytest
+        pytestmark = pytest.mark.isolate(writable=["."])
+        def test_first(): pass
+        def test_sleeps():
+            open("sleeping", "w").close()
+            time.sleep(60)
+        """
     )
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [
@@ -258,9 +266,9 @@ def test_ctrl_c_saves_nothing_and_loses_nothing(pytester: pytest.Pytester) -> No
     ]
     with subprocess.Popen(command, cwd=pytester.path, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "test_first PASSED" in line:
-                break
+        while not (pytester.path / "sleeping").exists():  # it runs quietly at first: nothing is written when it begins
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     assert process.returncode == 2
