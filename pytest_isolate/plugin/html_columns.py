@@ -63,8 +63,7 @@ class _Columns:
         for column in _COLUMNS:
             value = usage.get(column.figure)
             cells.append(_cell(column.name, "" if value is None else format(value / column.scale, column.form)))
-        problems = [f"{problem['kind'].upper()} {_sentence(problem)}" for problem in record.get("problems", ())]
-        cells.append(_cell(_PROBLEMS, "; ".join(problems)))
+        cells.append(_cell(_PROBLEMS, _problems(record) if record else ""))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
@@ -77,10 +76,11 @@ def _key(report: Any) -> tuple[str, str, int]:
     return str(getattr(report, "worker_id", "")), report.nodeid, getattr(report, "rerun", 0)
 
 
+def _problems(record: Mapping[str, Any]) -> str:
+    from pytest_isolate.report.record import Problem  # not in a run of plain tests
+
+    return "; ".join(f"{problem.kind.upper()} {problem.brief}" for problem in map(Problem.from_json, record.get("problems", ())))
+
+
 def _cell(name: str, text: str) -> str:
     return f'<td class="col-{name}">{escape(text)}</td>'
-
-
-def _sentence(problem: Mapping[str, Any]) -> str:
-    sentence = next(iter(str(problem["text"]).splitlines()), "")
-    return sentence.removeprefix(f"{problem['kind'].upper()}: ")

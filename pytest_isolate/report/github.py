@@ -7,16 +7,16 @@ and in properties ``%3A`` and ``%2C``.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from pytest_isolate.model.budget import Judged
 from pytest_isolate.model.figures import FIGURES
 from pytest_isolate.model.units import counted
 from pytest_isolate.model.usage import Usage
-from pytest_isolate.report.record import Run, TestRecord
+from pytest_isolate.report.record import Problem, Run, TestRecord
 from pytest_isolate.report.table import heaviest
 
 __all__ = ["LIMIT", "commands", "summary"]
@@ -157,10 +157,9 @@ def _problem_rows(document: Mapping[str, Any]) -> list[str]:
         return []
     lines = ["| | test | problem |", "| --- | --- | --- |"]
     for test, problem in rows:
-        kind = problem["kind"].upper()
-        sentence = next(iter(problem["text"].splitlines()), "").removeprefix(f"{kind}: ")
-        word = f"**{_text(kind)}**" if problem["failed"] else _text(kind)
-        lines.append(f"| {word} | {_code(test['nodeid'])} | {_text(sentence)} |")
+        kind = _text(problem["kind"].upper())
+        word = f"**{kind}**" if problem["failed"] else kind
+        lines.append(f"| {word} | {_code(test['nodeid'])} | {_text(Problem.from_json(problem).brief)} |")
     return [*lines, ""]
 
 
@@ -187,22 +186,15 @@ def _changes(document: Mapping[str, Any], top: int) -> list[str]:
 def _budgets(document: Mapping[str, Any], top: int) -> list[str]:
     """Those that are used up most."""
     judged = [(test, budget) for test in document["tests"] for budget in test.get("budget", ()) if budget["used"] is not None]
-    judged.sort(key=lambda pair: _share(pair[1]), reverse=True)
+    judged.sort(key=lambda pair: Judged.from_json(pair[1]).ratio, reverse=True)
     if not judged:
         return []
     lines = ["| nearest to their budget | figure | used | budget | share |", "| --- | --- | ---: | ---: | ---: |"]
     for test, budget in judged[: top or None]:
-        share = f"{_share(budget) * 100:.0f} %" if budget["allowed"] else ""
+        share = f"{Judged.from_json(budget).ratio * 100:.0f} %" if budget["allowed"] else ""
         figures = [_shown(budget, "used"), _shown(budget, "allowed"), share]
         lines.append(f"| {_code(test['nodeid'])} | {_text(budget['figure'])} | {' | '.join(figures)} |")
     return [*lines, ""]
-
-
-def _share(budget: Mapping[str, Any]) -> float:
-    """Of the budget that was used; of none, anything is beyond all others."""
-    if budget["allowed"]:
-        return float(budget["used"] / budget["allowed"])
-    return math.inf if budget["used"] else 0.0
 
 
 def _table(document: Mapping[str, Any], top: int) -> list[str]:

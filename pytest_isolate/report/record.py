@@ -9,7 +9,7 @@ attributes of a report as they are, so xdist and pytest-reportlog carry it witho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,11 +39,16 @@ class Problem:
     def sentence(self) -> str:
         return next(iter(self.text.splitlines()), "")
 
+    @property
+    def brief(self) -> str:
+        """The sentence for where the kind stands beside it: not once more in front of it."""
+        return self.sentence.removeprefix(f"{self.kind.upper()}: ")
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "text": self.text, "failed": self.failed}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Problem:
+    def from_json(cls, data: Mapping[str, Any]) -> Problem:
         return cls(str(data["kind"]), str(data["text"]), bool(data.get("failed", True)))
 
 

@@ -69,7 +69,7 @@ def _kind(problem: Problem, style: Style) -> str:
 
 
 def _sentence(problem: Problem, style: Style) -> str:
-    return printable(problem.sentence, style.encoding).removeprefix(f"{_kind(problem, style)}: ")
+    return printable(problem.brief, style.encoding)
 
 
 def _fits(test: TestRecord, problem: Problem, kinds: int, style: Style) -> bool:
