@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_isolate.kernel.block import file_system, whole_disk
 from pytest_isolate.model.errors import MissingCapability, SetupError
 from pytest_isolate.model.spec import Spec
+
+if TYPE_CHECKING:
+    from pytest_isolate.model.samples import Row
 
 __all__ = ["Caps", "Group", "GroupEvents", "Hierarchy", "IoCap", "Moment", "OomVictim"]
 
@@ -160,6 +163,10 @@ class Moment:
     cpu_seconds: float | None = None
     cpu_throttled_seconds: float | None = None
     oom_kills: int | None = None
+
+    def row(self, seconds: float) -> Row:
+        """The moment `seconds` after a beginning, as one of samples."""
+        return seconds, self.memory_bytes, self.cpu_seconds, self.cpu_throttled_seconds, self.oom_kills
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ class Sampling:
             add_note(self._config, error)
         if last.memory_bytes is None and last.cpu_seconds is None:
             return None
-        row = time.monotonic() - self._since, last.memory_bytes, last.cpu_seconds, last.cpu_throttled_seconds, last.oom_kills
-        return Samples.of(self._interval, unpack(data[: len(data) - len(data) % len(pack(row))] + pack(row)))
+        return Samples.of(self._interval, [*unpack(data), *unpack(pack(last.row(time.monotonic() - self._since)))])
 
     def _lacking(self, last: Moment) -> str | None:
         """The capabilities behind the figures that there are none of, in a sentence."""

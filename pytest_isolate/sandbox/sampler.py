@@ -66,8 +66,7 @@ class Sampler:
 
 
 def _take(sampled: _Sampled, now: float) -> None:
-    moment = read_moment(sampled.group)
-    row = now - sampled.since, moment.memory_bytes, moment.cpu_seconds, moment.cpu_throttled_seconds, moment.oom_kills
+    row = read_moment(sampled.group).row(now - sampled.since)
     with suppress(OSError):  # ENOSPC
         os.write(sampled.file, pack(row))
     sampled.left -= 1
