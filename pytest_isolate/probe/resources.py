@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_isolate.kernel.cgroup import Caps, detect, run_name
-from pytest_isolate.kernel.perf_event import paranoid, refusal
-from pytest_isolate.machine.causes import counters, subordinate_ids
+from pytest_isolate.machine.causes import subordinate_ids
+from pytest_isolate.machine.counters import uncounted
 from pytest_isolate.machine.facts import Machine
 from pytest_isolate.machine.remedies import cgroup_remedy
 from pytest_isolate.probe.attempt import attempt
@@ -85,8 +85,8 @@ def probe_kernel_log() -> Capability:
 
 def probe_instructions(machine: Machine) -> Capability:
     """``instructions``: some are counted."""
-    if (error := refusal()) is not None:
-        return Capability.missing("instructions", counters(machine, error.errno or 0, paranoid()))
+    if (cause := uncounted(machine)) is not None:
+        return Capability.missing("instructions", cause)
     return Capability("instructions", "works", "counted in user mode")
 
 
