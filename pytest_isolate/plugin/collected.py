@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from pytest_isolate.plugin.status import Workers
     from pytest_isolate.report.record import Run
 
-__all__ = ["BREACH", "Collected", "add_note", "baselines_key", "collected_key", "register"]
+__all__ = ["BREACH", "WORKER", "Collected", "add_note", "baselines_key", "collected_key", "register"]
 
 _notes_key: Final = pytest.StashKey[dict[str, None]]()
 _WORKER_NOTES: Final = "pytest_isolate_notes"
-_WORKER: Final = "isolate_answers"  # status.WORKER, which isn't loaded in every run
+
+WORKER: Final = "isolate_answers"
+"""Attribute of a report: the pid of a worker of xdist that answers SIGUSR1."""
 
 BREACH: Final = "isolate_budget"
 """Attribute of a report that failed because of its test's budget."""
@@ -96,7 +98,7 @@ class Collected:
                 self._show_budgets()
         else:
             self.plain += outcome != "rerun"
-        if (pid := vars(report).pop(_WORKER, None)) is not None:
+        if (pid := vars(report).pop(WORKER, None)) is not None:
             self.answer().add(pid)
         if imports := getattr(report, "isolate_imports", None):
             self._imported(imports)

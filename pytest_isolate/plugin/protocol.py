@@ -27,7 +27,7 @@ from pytest_isolate.model.spec import Spec
 from pytest_isolate.plugin import chosen, private, reports, wide
 from pytest_isolate.plugin.attempt import Attempt
 from pytest_isolate.plugin.child import Child
-from pytest_isolate.plugin.collected import BREACH, add_note
+from pytest_isolate.plugin.collected import BREACH, WORKER, add_note
 from pytest_isolate.plugin.fixtures import protocol_key
 from pytest_isolate.plugin.forwarding import forwards
 from pytest_isolate.plugin.likeness import error_like
@@ -39,8 +39,8 @@ from pytest_isolate.plugin.relay import relays
 from pytest_isolate.plugin.reports import Given
 from pytest_isolate.plugin.servers import servers
 from pytest_isolate.plugin.settings import settings_key
-from pytest_isolate.plugin.status import WORKER, status_key
 from pytest_isolate.plugin.status import register as answer
+from pytest_isolate.plugin.status import status_key
 from pytest_isolate.plugin.supply import Obtained, Supply
 from pytest_isolate.plugin.witness import Witness
 from pytest_isolate.report.record import TestRecord

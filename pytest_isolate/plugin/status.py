@@ -23,10 +23,7 @@ from pytest_isolate.kernel.signals import handler_of
 from pytest_isolate.plugin import private
 from pytest_isolate.plugin.settings import settings_key
 
-__all__ = ["WORKER", "Status", "Workers", "register", "shows_lines", "status_key"]
-
-WORKER: Final = "isolate_answers"
-"""Attribute of a report: the pid of a worker of xdist that answers SIGUSR1."""
+__all__ = ["Status", "Workers", "register", "shows_lines", "status_key"]
 
 _SIGNAL: Final = signal.SIGUSR1
 _DEFAULT: Final = 0
