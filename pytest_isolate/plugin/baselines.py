@@ -64,7 +64,6 @@ class Asked:
 def asked(reader: Reader) -> Asked:
     """Read and check it; what is wrong goes to the reader's errors. In a worker of xdist's the limits alone."""
     config = reader.config
-    option = config.option
     limits = _limits(reader)
     if config.getoption("isolate_save") is None and _named(reader)[0] is None:
         if limits and config.getoption("isolate_compare_fail") is not None:
@@ -72,7 +71,7 @@ def asked(reader: Reader) -> Asked:
                 "command line: --isolate-compare-fail: there is nothing to compare with; accepted: beside --isolate-compare=NAME|PATH"
             )
         return Asked()
-    if hasattr(config, "workerinput") or option.collectonly or option.isolate_plan:
+    if not reader.reports:
         return Asked(limits=limits)
     directory = _directory(reader)
     name, save = _saved(reader, directory)

@@ -15,6 +15,7 @@ from pytest_isolate.model.errors import SpecError
 from pytest_isolate.model.keys import UPLINKS
 from pytest_isolate.model.layers import Layer, merge
 from pytest_isolate.model.parse import parse_key
+from pytest_isolate.model.units import whole_number
 from pytest_isolate.plugin import private, profiles
 from pytest_isolate.plugin.options import BUDGETS, DEFAULT_TOP, GITHUB, INI, KEEP, LIVE, MISSING, everywhere
 from pytest_isolate.plugin.settings import Settings
@@ -51,6 +52,16 @@ class Reader:
         self.file = config.inipath.name if config.inipath else _COMMAND_LINE
         self.outputs: dict[str, str] = {}
         self.overridden = {text.partition("=")[0] for text in config.getoption("override_ini", None) or ()}
+
+    @property
+    def listing(self) -> bool:
+        """Tests are only listed: nothing of them is left at the end."""
+        return bool(self.config.option.collectonly or self.config.option.isolate_plan)
+
+    @property
+    def reports(self) -> bool:
+        """This process makes something of the run at its end."""
+        return not (self.listing or hasattr(self.config, "workerinput"))
 
     def settings(self) -> Settings:
         isolate_all = bool(self.config.getoption("isolate_all"))
@@ -133,9 +144,8 @@ class Reader:
         value, place, typed = self.either("isolate_top")
         if value is None:
             return DEFAULT_TOP
-        text = str(value)
-        if text.isascii() and text.isdigit():
-            return int(text)
+        if (number := whole_number(text := str(value))) is not None:
+            return number
         self.errors.append(f"{place}: {typed}: {text!r} is not a whole number; accepted: 0 (all) or the number of tests to show")
         return DEFAULT_TOP
 
@@ -145,9 +155,8 @@ class Reader:
         value, place, typed = self.either("isolate_repeat")
         if value is None:
             return 1
-        text = str(value)
-        if text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_RUNS:
-            return int(text)
+        if (number := whole_number(text := str(value))) is not None and 1 <= number <= MOST_RUNS:
+            return number
         self.errors.append(f"{place}: {typed}: {text!r} is not accepted; accepted: how often each test runs, 1 to {MOST_RUNS}")
         return 1
 
@@ -169,8 +178,7 @@ class Reader:
             place, typed = self.place("isolate_instructions"), "isolate_instructions"
             if not self.ini("isolate_instructions"):
                 return False
-        option = self.config.option
-        if not (hasattr(self.config, "workerinput") or option.no_isolate or option.collectonly or option.isolate_plan):
+        if self.reports and not self.config.option.no_isolate:
             self.errors += _uncounted(f"{place}: {typed}")
         return True
 
@@ -193,8 +201,7 @@ class Reader:
 
     def keep_to(self, keep: str) -> str:
         """Where to keep files, tried out now: a test that has run can't be asked again. Empty where none are kept."""
-        option = self.config.option
-        if keep == "none" or option.no_isolate or option.collectonly or option.isolate_plan:
+        if keep == "none" or self.config.option.no_isolate or self.listing:
             return ""
         value, place, typed = self.either("isolate_keep_to")
         if value is not None:
@@ -236,8 +243,7 @@ class Reader:
     def output(self, name: str) -> str:
         """The path of a file to be written at the end, tried out now: the tests can't be asked to run again. Empty: none."""
         value, place, typed = self.either(name)
-        option = self.config.option
-        if value is None or hasattr(self.config, "workerinput") or option.collectonly or option.isolate_plan:
+        if value is None or not self.reports:
             return ""
         from pytest_isolate.report.files import is_stream, refusal
 
