@@ -52,6 +52,8 @@ class Scratch:
             yield None
         elif size is None:
             path = self.path(base, number)
+            if os.path.isdir(path):
+                remove(path)
             self._make(base, path)
             yield Bind(path, UPPER, recursive=False)
         else:
@@ -61,14 +63,13 @@ class Scratch:
                 raise only_root()
             if self._templates is None:
                 self._templates = Templates()
-            self._make(base, os.path.join(base, self._run))
-            with self._templates.copied(os.path.join(base, self._run), size) as mounting:
+            directory = os.path.join(base, self._run)
+            self._make(base, directory)
+            with self._templates.copied(directory, size) as mounting:
                 yield mounting
 
     def _make(self, base: str, path: str) -> None:
         try:
-            if os.path.isdir(path) and path != os.path.join(base, self._run):
-                remove(path)
             os.makedirs(path, 0o700, exist_ok=True)
         except OSError as error:
             raise SetupError.from_os_error("mkdir", error, path, _ELSEWHERE) from None
