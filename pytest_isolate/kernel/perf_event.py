@@ -114,7 +114,7 @@ def refusal(event: Event = INSTRUCTIONS) -> OSError | None:
     try:
         counter.start()
         sum(range(1000))
-        moved = event is PAGE_FAULTS or counter.read().value > 0
+        moved = event == PAGE_FAULTS or counter.read().value > 0
     except OSError as error:
         return error
     finally:

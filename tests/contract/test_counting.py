@@ -17,6 +17,7 @@ from pytest_isolate.model.errors import SetupError
 from pytest_isolate.model.usage import Usage
 from pytest_isolate.sandbox import Pool, Sandbox
 from tests.support.capabilities import requires
+from tests.support.counters import refused_event
 from tests.support.unprivileged import run_python
 
 MIB = 256  # page faults of 4 KiB
@@ -131,8 +132,10 @@ def test_pool_counts_nothing_unless_it_is_told_to():
 
 @requires("root", "sandbox")
 def test_counter_that_the_kernel_refuses_keeps_the_program_from_running(monkeypatch: pytest.MonkeyPatch):
-    if (refused := perf_event.refusal()) is None:
-        pytest.skip("this machine counts instructions")
+    event = refused_event()
+    monkeypatch.setattr(perf_event, "INSTRUCTIONS", event)
+    refused = perf_event.refusal(event)
+    assert refused is not None
     pool = Pool(depth=0)
     pool.count_instructions()
     try:
@@ -149,10 +152,8 @@ def test_time_that_was_not_counted_makes_no_figure():
     assert Usage.from_json({"cpu_instructions": 5}).cpu_instructions == 5
 
 
-@requires("unprivileged-user", "userns")
+@requires("unprivileged-user", "userns", "user-counters")
 def test_user_without_privileges_counts_what_runs_in_a_sandbox():
-    if (paranoid := perf_event.paranoid()) is None or paranoid > 2:
-        pytest.skip(f"kernel.perf_event_paranoid is {paranoid}")
     done = run_python(
         f"""
 import sys

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from pytest_isolate.kernel import perf_event
-from tests.plugin.test_json import ROOT, Pytest, checked, plugin
+from tests.plugin.test_json import ROOT, checked
 from tests.support.capabilities import requires
+from tests.support.counters import refused_event, standing_for_instructions
 from tests.support.isolated_runs import EVERY_WAY, run
+from tests.support.plugin_runs import Pytest, plugin
 
 __all__ = ["plugin"]
 
@@ -472,8 +474,8 @@ def test_instructions_are_counted_where_the_processor_shows_them(pytester: pytes
 
 
 def test_instructions_that_cannot_be_counted_are_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
-    if perf_event.refusal() is None:
-        pytest.skip("this machine counts instructions")
+    pytester.makeconftest(standing_for_instructions(refused_event()))
+    pytester.makeini("[pytest]\naddopts = -p conftest\npythonpath = .")
     pytester.makepyfile(test_it=memory(2))
     plugin("--isolate-save=main", "--isolate-repeat=6")
     (pytester.path / "count").unlink()
@@ -499,15 +501,12 @@ def test_instructions_that_cannot_be_counted_are_an_error_before_any_test(pytest
 
 
 @EVERY_WAY
+@requires("user-counters")
 def test_what_a_test_does_is_counted_with_all_that_it_starts(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Page faults, which every machine counts, go the way of instructions."""
-    if how == "user" and (paranoid := perf_event.paranoid()) is not None and paranoid > 2:
-        pytest.skip(f"kernel.perf_event_paranoid is {paranoid}")
-    pytester.makeconftest(
-        "from pytest_isolate.kernel import perf_event\nperf_event.INSTRUCTIONS = perf_event.PAGE_FAULTS\nperf_event.refusal.__defaults__ = (perf_event.PAGE_FAULTS,)"
-    )
+    pytester.makeconftest(standing_for_instructions(perf_event.PAGE_FAULTS))
     pytester.makeini("[pytest]\naddopts = -p conftest\npythonpath = .")
     pytester.makepyfile(
         test_it="""

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.test_json import SUITE, Pytest, checked, plugin
+from tests.plugin.test_json import SUITE, checked
 from tests.support.capabilities import requires
 from tests.support.isolated_runs import EVERY_WAY, run
+from tests.support.plugin_runs import Pytest, plugin
 
 __all__ = ["plugin"]
 

@@ -23,6 +23,7 @@ from typing import Final
 
 import pytest
 
+from pytest_isolate.kernel import perf_event
 from pytest_isolate.kernel.cgroup import IoCap, detect
 from pytest_isolate.kernel.mounts import mountinfo
 from pytest_isolate.model.errors import IsolateError
@@ -173,6 +174,12 @@ def _nft() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def _user_counters() -> str:
+    """An unprivileged user counts events of its own processes."""
+    paranoid = perf_event.paranoid()
+    return "" if paranoid is not None and paranoid <= 2 else f"kernel.perf_event_paranoid is {paranoid}"
+
+
 def _mmdebstrap() -> str:
     """The program, and packages to be had."""
     if missing := _program("mmdebstrap", "mmdebstrap")():
@@ -212,6 +219,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "unprivileged-user": _unprivileged_user,
     # An unprivileged user makes one.
     "userns": _probed("userns", user=True),
+    "user-counters": _user_counters,
     **{name: _probed(name) for name in _PROBED},
     **{f"engine-{name}": _engine(name) for name in ("runc", "podman", "podman-rootless")},
     "disk": _disk,

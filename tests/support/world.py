@@ -171,10 +171,13 @@ class World:
         return self._shell(self._world, command)
 
     def state(self) -> list[str]:
-        """Interfaces, addresses, routes, rules and settings of the host's network: to be compared before and after."""
+        """Interfaces, addresses, routes, rules and settings of the host's network: to be compared before and after.
+
+        The settings of an interface may vanish while they are read.
+        """
         return self.on_host(
             "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft -s list ruleset; iptables-legacy-save | grep '^-A' || true;"
-            "grep -r . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding /proc/sys/net/ipv4/ip_forward;"
+            "grep -rs . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding /proc/sys/net/ipv4/ip_forward || true;"
             "ls /run/pytest-isolate/*.json /run/lock/pytest-isolate-subnets/* 2>/dev/null || true"
         ).splitlines()
 
