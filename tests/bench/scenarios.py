@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
-from tests.bench import images, layers, networks, pages
+from tests.bench import floor, images, layers, networks, pages
 from tests.bench.measure import Command, Row, interleaved, timed
 from tests.bench.peers import CAPS, FORKED, OURS, PEERS, PLAIN, PYTEST, ROOT, Peer
 from tests.bench.suites import HEAVY, write_suite
@@ -261,4 +261,5 @@ SCENARIOS: Final[dict[str, Callable[[Bench], Row]]] = {
     "import": images.plain,
     "import-gzip": images.gzipped,
     "html": pages.html,
+    "floor": floor.floor,
 }

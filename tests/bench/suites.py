@@ -6,6 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
+from tests.bench.floor import CONFTEST
+
 __all__ = ["FILES", "HEAVY", "write_suite"]
 
 HEAVY: Final = ("asyncio", "http.server", "unittest.mock", "xmlrpc.client", "sqlite3", "multiprocessing.pool", "email.mime.text")
@@ -78,6 +80,7 @@ _OWNER: Final = """
 
 FILES: Final[dict[str, dict[str, str]]] = {
     "empty": {"test_empty.py": _EMPTY.format(count=200)},
+    "floor": {"test_empty.py": _EMPTY.format(count=200), "conftest.py": CONFTEST},
     "long": {"test_empty.py": _EMPTY.format(count=2000), "conftest.py": _WATCH},
     "sleep": {"test_sleep.py": _SLEEP},
     "imports": {"test_imports.py": _IMPORTS.format(heavy=HEAVY)},
