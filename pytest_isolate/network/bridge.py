@@ -145,7 +145,7 @@ class Network:
         index: of the bridge.
         interface: its name.
         links: by number of the sandbox.
-        former: by address: the link of the sandbox that had it before.
+        former: by IPv4 address and by hardware address: the link of the sandbox that had it before.
     """
 
     asked: Net
@@ -221,7 +221,8 @@ class Network:
         address = self._address(ip, net)
         index = FIRST_PORT + number
         try:
-            self._cut_former(address.ip)
+            self._refuse_taken(address.mac)
+            self._cut_former(address)
             with kernel_refused("make a link", f"p{number} on {self.interface}"):
                 self.route.do(
                     add_veth(
@@ -242,11 +243,21 @@ class Network:
         self.links[number] = Link(index, address)
         return address
 
-    def _cut_former(self, ip: str) -> None:
+    def _refuse_taken(self, mac: str) -> None:
+        """A bridge knows one port for each hardware address, and would send to the one that sent last. Raises SetupError."""
+        holder = "the gateway of" if mac == _mac(self.pool.gateway) else "another sandbox on"
+        if mac in {_mac(self.pool.gateway), *(link.address.mac for link in self.links.values())}:
+            raise SetupError(
+                "take a hardware address", mac, errno.EADDRINUSE,
+                f"{holder} network {self.name!r} has it: give this one another mac, or none",
+            )  # fmt: skip
+
+    def _cut_former(self, address: Address) -> None:
         """Nobody answers for an address beside its new holder: neither processes that are still dying nor a sandbox that had joined theirs."""
-        if (index := self.former.pop(ip, None)) is not None:
-            with suppress(OSError):  # it is gone already
-                self.route.do(set_link(index, up=False))
+        for taken in (address.ip, address.mac):
+            if (index := self.former.pop(taken, None)) is not None:
+                with suppress(OSError):  # it is gone already
+                    self.route.do(set_link(index, up=False))
 
     def _configuration(self, address: Address) -> Iterator[Request]:
         """Of the sandbox's end, in its own namespace."""
@@ -288,7 +299,7 @@ class Network:
             with suppress(NetlinkError, OSError):  # it is gone already
                 self.rt.link("del", index=link.index)
         else:
-            self.former[link.address.ip] = link.index
+            self.former[link.address.ip] = self.former[link.address.mac] = link.index
         self.pool.give_back(IPv4(link.address.ip))
         return link
 

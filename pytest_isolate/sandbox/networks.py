@@ -72,11 +72,11 @@ class Networks:
         return self._resolvers[key]
 
     def begin(self, number: int, spec: Spec, init: int) -> None:
-        """Have a sandbox linked whose init has just been born, unless its address can be another's until it is handed out (`activate`).
+        """Have a sandbox linked whose init has just been born, unless an address of its can be another's until it is handed out (`activate`).
 
         The hub works while init sets itself up; `finish` waits for it. Raises SetupError, MissingCapability.
         """
-        if spec.net.mode == "bridge" and spec.net.ip is None:
+        if spec.net.mode == "bridge" and spec.net.ip is None and spec.net.mac is None:
             self.give_up()
             self._attach(number, spec, init)
 

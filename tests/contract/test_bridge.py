@@ -269,6 +269,28 @@ tell(texts)
     assert "EADDRINUSE" in texts[4]
 
 
+def test_hardware_address_has_one_holder_at_a_time(caller: Caller) -> None:
+    texts, again, answer = caller.run(
+        SERVER
+        + """
+net = {"network": "n", "internal": True, "mac": "02:00:00:00:00:01"}
+texts = []
+with box(net=net) as one, box(net={**net, "network": "other"}):
+    for mac in (one.address.mac.upper(), "02:49:" + ":".join(f"{int(octet):02x}" for octet in one.address.gateway.split("."))):
+        try: box(net={**net, "mac": mac}).__enter__()
+        except SetupError as error: texts.append(str(error))
+with box(net={"network": "n", "internal": True}) as client, box(net=net) as two:
+    serve(two)
+    tell([texts, two.address.mac, ask(client, two.address.ip) == client.address.ip])
+"""
+    )
+    assert "take a hardware address 02:00:00:00:00:01: EADDRINUSE" in texts[0]
+    assert "another sandbox on network 'n' has it" in texts[0]
+    assert "the gateway of network 'n' has it" in texts[1]
+    assert again == "02:00:00:00:00:01"
+    assert answer
+
+
 def test_joining_a_sandbox_on_a_bridge_shares_its_address(caller: Caller) -> None:
     same, answer = caller.run(
         SERVER

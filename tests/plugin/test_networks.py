@@ -31,6 +31,12 @@ def test_lookup_of_a_stranger_fails_at_once():
     with pytest.raises(socket.gaierror):
         socket.getaddrinfo("example.invalid", 80)
 
+@pytest.mark.isolate(net={"internal": True, "network": "fixed", "mac": "02:00:00:00:00:01"})
+@pytest.mark.parametrize("n", range(3))
+def test_same_hardware_address(isolate_box, n):  # the next sandbox is made while this one is in use
+    with open("/sys/class/net/eth0/address") as file:
+        assert file.read().strip() == "02:00:00:00:00:01"
+
 @pytest.mark.isolate
 def test_none(isolate_box):
     assert isolate_box.address is None
@@ -45,7 +51,7 @@ def test_plain():
 def test_marker_and_box(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     pytester.makepyfile(SUITE)
     done = run(pytester, monkeypatch, how=how)
-    done.result.assert_outcomes(passed=7)
+    done.result.assert_outcomes(passed=10)
     figures = [report.properties for report in done.reports if report.name.startswith("test_on_a") and report.when == "teardown"]
     assert all(found["isolate.net_tx_packets"] >= 0 for found in figures)
     assert len(figures) == 3
