@@ -62,7 +62,8 @@ class Collected:
 
     Attributes:
         plain: how many tests ran without a sandbox.
-        interrupted: by Ctrl-C, `pytest.exit` or an error of pytest's own, so that tests may be missing whatever the exit status says.
+        interrupted: by Ctrl-C, `pytest.exit`, an error of pytest's own or the crash of a worker, so that tests may be missing whatever the
+            exit status says.
         started: seconds since the epoch.
     """
 
@@ -133,8 +134,9 @@ class Collected:
             self._imports.add(name, seconds)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """xdist's hook: a worker is done; one that crashed has no output."""
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """xdist's hook: a worker is done; one that crashed has no output, and the test that it was in no figures."""
+        self.interrupted = self.interrupted or bool(error)
         for note in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
             self._notes[str(note)] = None
 

@@ -466,6 +466,26 @@ def test_listing_tests_and_workers_save_nothing(pytester: pytest.Pytester, plugi
     assert not (pytester.path / ".isolate").exists()
 
 
+@pytest.mark.parametrize("restart", [(), ("--max-worker-restart=0",)], ids=["replaced", "not-replaced"])
+@requires("plugin-pytest-xdist")
+def test_run_in_which_a_worker_crashed_is_no_baseline(
+    pytester: pytest.Pytester, plugin: Pytest, restart: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os, pytest
+        @pytest.mark.isolate
+        @pytest.mark.parametrize("n", range(6))
+        def test_isolated(n): pass
+        def test_plain(): os._exit(3)
+        """
+    )
+    result = plugin("-p", "xdist.plugin", "-n", "2", *restart, "--isolate-save=main", "--isolate-json=run.json")
+    result.stdout.fnmatch_lines(["the baseline main was not saved: the run was interrupted*"])
+    assert checked((pytester.path / "run.json").read_text())["run"]["interrupted"]
+    assert not (pytester.path / ".isolate").exists()
+
+
 @requires("instructions")
 def test_instructions_are_counted_where_the_processor_shows_them(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makepyfile(test_it=BUSY.format(work=0.05))
