@@ -4,11 +4,10 @@ setns(2) can't point an unprivileged caller back to its own PID namespace, so th
 fork that enters and forks again copies the address space twice. Here the one that enters copies nothing: it shares
 the caller's memory (CLONE_VM), while the caller is stopped (CLONE_VFORK), makes the copy as its own sibling (CLONE_PARENT)
 and ends. As the memory is the caller's, stack, thread-local storage, errno and Python's state included, it must not run a
-line of Python or libc. It is 128 bytes of machine code, which use registers and one struct alone: setns, clone,
+line of Python or libc. It is 128 bytes or so of machine code, which use registers and one struct alone: setns, clone,
 exit, no call, no stack. The copy, whose stack is a copy of the caller's, returns from the same function, as from a fork.
 
-Only on x86_64 with glibc (code for aarch64 could not be tried: qemu-user makes CLONE_VM a fork), where memory may become
-executable, and in a process with one thread: libc's at-fork handlers are skipped (see `clone`). `available` says so;
+Only on x86_64 and aarch64 with glibc, where memory may become executable, and in a process with one thread: libc's at-fork handlers are skipped (see `clone`). `available` says so;
 elsewhere the caller forks twice.
 """
 
@@ -72,6 +71,43 @@ _X86_64: Final = bytes.fromhex(
     "0f05"  #                 syscall
     "49634130"  #             movsxd rax, [r9 + answer]
     "c3"  #             done: ret
+)
+
+_AARCH64: Final = bytes.fromhex(
+    "e90300aa"  #         mov    x9, x0                        the struct; a system call changes x0 alone
+    "202288d2"  #         mov    x0, CLONE_VM | CLONE_VFORK | SIGCHLD
+    "e1031faa"  #         mov    x1, xzr                       the same stack, which isn't used
+    "e2031faa"  #         mov    x2, xzr
+    "e3031faa"  #         mov    x3, xzr
+    "e4031faa"  #         mov    x4, xzr
+    "881b80d2"  #         mov    x8, SYS_clone
+    "010000d4"  #         svc    0
+    "400200b5"  #         cbnz   x0, caller
+    "20054029"  #         ldp    w0, w1, [x9]                  pidfd and namespaces
+    "882180d2"  #         mov    x8, SYS_setns
+    "010000d4"  #         svc    0
+    "4001f8b7"  #         tbnz   x0, 63, failed
+    "41008052"  #         mov    w1, 2
+    "213500b9"  #         str    w1, [x9 + step]
+    "280540f9"  #         ldr    x8, [x9 + number]             clone or clone3
+    "200541a9"  #         ldp    x0, x1, [x9 + arguments]
+    "221142a9"  #         ldp    x2, x4, [x9 + arguments + 16]
+    "e3031faa"  #         mov    x3, xzr
+    "010000d4"  #         svc    0
+    "a00100b4"  #         cbz    x0, done                      the copy: 0
+    "4000f8b6"  #         tbz    x0, 63, leave                 the kernel has written its pid to [x9 + answer]
+    "203100b9"  # failed: str    w0, [x9 + answer]
+    "e0031faa"  #  leave: mov    x0, xzr
+    "a80b80d2"  #         mov    x8, SYS_exit
+    "010000d4"  #         svc    0
+    "e000f8b7"  # caller: tbnz   x0, 63, done
+    "e1031faa"  #         mov    x1, xzr
+    "0200a852"  #         mov    w2, __WALL
+    "e3031faa"  #         mov    x3, xzr
+    "882080d2"  #         mov    x8, SYS_wait4
+    "010000d4"  #         svc    0
+    "203180b9"  #         ldrsw  x0, [x9 + answer]
+    "c0035fd6"  #   done: ret
 )
 
 _UNANSWERED: Final = -errno.ESRCH
@@ -145,4 +181,4 @@ def _where(request: _Request, answer: int) -> str:
 
 @cache
 def _code() -> Callable[[int], int] | None:
-    return function(_X86_64)
+    return function({"x86_64": _X86_64, "aarch64": _AARCH64})

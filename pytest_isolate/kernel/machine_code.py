@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pytest_isolate.kernel.syscalls import libc
@@ -24,22 +24,26 @@ _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _munmap.restype = ctypes.c_int
 
 
-def function(x86_64: bytes) -> Callable[[int], int] | None:
+def function(codes: Mapping[str, bytes]) -> Callable[[int], int] | None:
     """A function of one address that keeps the GIL and returns a long; never both written and executed, and never unmapped.
 
+    A processor whose cache of instructions doesn't see what is written needs no more: the kernel cleans the caches where a page becomes
+    executable (arm64: __sync_icache_dcache, arch/arm64/mm/flush.c).
+
     Args:
-        x86_64: at most a page of code for the System V calling convention.
+        codes: at most a page of code for the C calling convention of the kernel's 64 bit ABI, by machine (uname(2)).
 
     Returns:
-        None on another machine, and where memory may not become executable (a security module: execmem).
+        None on other machines, and where memory may not become executable (a security module: execmem).
     """
-    if platform.machine() != "x86_64" or ctypes.sizeof(ctypes.c_void_p) != 8:
+    code = codes.get(platform.machine())
+    if code is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     size = mmap.PAGESIZE
     address = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
     if address == _MAP_FAILED:
         return None
-    ctypes.memmove(address, x86_64, len(x86_64))
+    ctypes.memmove(address, code, len(code))
     if _mprotect(address, size, mmap.PROT_READ | mmap.PROT_EXEC) != 0:
         _munmap(address, size)
         return None

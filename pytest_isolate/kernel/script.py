@@ -6,7 +6,7 @@ for a child that mounts a sandbox's file systems in Python and execs. The child 
 the caller's, who goes on meanwhile. So it runs machine code that uses registers and the script alone: a loop over a
 list of system calls, each with the least result that counts as success.
 
-Only on x86_64 (`available`). The caller must have no signal handlers: the kernel would run them on the shared stack.
+Only on x86_64 and aarch64 (`available`). The caller must have no signal handlers: the kernel would run them on the shared stack.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Final
 
 from pytest_isolate.kernel.machine_code import function
@@ -28,11 +30,19 @@ __all__ = ["Address", "NotRecordable", "Recorder", "ResultOf", "Script", "Slot",
 _CLONE_VM: Final = 0x00000100
 _CLONE_PIDFD: Final = 0x00001000
 
-_NUMBERS: Final = {
-    "read": 0, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "mkdir": 83, "chmod": 90, "chown": 92, "setsid": 112,
-    "pivot_root": 155, "prctl": 157, "mount": 165, "umount2": 166, "sethostname": 170, "dup3": 292, "execveat": 322,
-}  # fmt: skip
-"""Of x86_64."""
+_AT_FDCWD: Final = -100
+
+_NUMBERS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType({
+    "x86_64": {
+        "read": 0, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "setsid": 112, "pivot_root": 155, "prctl": 157, "mount": 165,
+        "umount2": 166, "sethostname": 170, "mkdirat": 258, "fchownat": 260, "fchmodat": 268, "dup3": 292, "execveat": 322,
+    },
+    "aarch64": {
+        "dup3": 24, "fcntl": 25, "ioctl": 29, "mkdirat": 34, "umount2": 39, "mount": 40, "pivot_root": 41, "chdir": 49, "fchmodat": 53,
+        "fchownat": 54, "close": 57, "read": 63, "setsid": 157, "sethostname": 161, "prctl": 167, "socket": 198, "execveat": 281,
+    },
+})  # fmt: skip
+"""By machine."""
 
 _X86_64: Final = bytes.fromhex(
     "4989f9"  #              mov    r9, rdi             the script
@@ -76,10 +86,48 @@ _X86_64: Final = bytes.fromhex(
     "0f05"  #                syscall
 )
 
+_AARCH64: Final = bytes.fromhex(
+    "e90300aa"  #         mov    x9, x0                        the script
+    "200540f9"  #         ldr    x0, [x9 + flags]
+    "e1031faa"  #         mov    x1, xzr                       the same stack, which isn't used
+    "22410091"  #         add    x2, x9, pidfd
+    "e3031faa"  #         mov    x3, xzr
+    "e4031faa"  #         mov    x4, xzr
+    "881b80d2"  #         mov    x8, SYS_clone
+    "010000d4"  #         svc    0
+    "400000b4"  #         cbz    x0, child
+    "c0035fd6"  #         ret
+    "2aa10091"  #  child: add    x10, x9, calls
+    "480140f9"  #   next: ldr    x8, [x10 + number]
+    "408540a9"  #         ldp    x0, x1, [x10 + arguments]
+    "428d41a9"  #         ldp    x2, x3, [x10 + arguments + 16]
+    "449542a9"  #         ldp    x4, x5, [x10 + arguments + 32]
+    "010000d4"  #         svc    0
+    "4bb143a9"  #         ldp    x11, x12, [x10 + least]       and store
+    "1f000beb"  #         cmp    x0, x11
+    "0b010054"  #         b.lt   failed
+    "4c0000b4"  #         cbz    x12, skip
+    "800100f9"  #         str    x0, [x12]
+    "4a210191"  #   skip: add    x10, x10, sizeof call
+    "2b0140f9"  #         ldr    x11, [x9 + done]
+    "6b050091"  #         add    x11, x11, 1
+    "2b0100f9"  #         str    x11, [x9 + done]
+    "f2ffff17"  #         b      next
+    "200d00f9"  # failed: str    x0, [x9 + result]
+    "202140b9"  #         ldr    w0, [x9 + status]
+    "e10309aa"  #         mov    x1, x9
+    "020480d2"  #         mov    x2, 32
+    "080880d2"  #         mov    x8, SYS_write
+    "010000d4"  #         svc    0
+    "200080d2"  #         mov    x0, 1
+    "c80b80d2"  #         mov    x8, SYS_exit_group
+    "010000d4"  #         svc    0
+)
+
 
 @cache
 def _code() -> Callable[[int], int] | None:
-    return function(_X86_64)
+    return function({"x86_64": _X86_64, "aarch64": _AARCH64})
 
 
 def available() -> bool:
@@ -155,13 +203,13 @@ class Recorder:
         self.call("pivot_root", os.fsencode(new_root), os.fsencode(put_old), path=new_root)
 
     def mkdir(self, path: str, mode: int) -> None:
-        self.call("mkdir", os.fsencode(path), mode, path=path)
+        self.call("mkdirat", _AT_FDCWD, os.fsencode(path), mode, path=path)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        self.call("chown", os.fsencode(path), uid, gid, path=path)
+        self.call("fchownat", _AT_FDCWD, os.fsencode(path), uid, gid, 0, path=path)
 
     def chmod(self, path: str, mode: int) -> None:
-        self.call("chmod", os.fsencode(path), mode, path=path)
+        self.call("fchmodat", _AT_FDCWD, os.fsencode(path), mode, path=path)
 
     def chdir(self, path: str) -> None:
         self.call("chdir", os.fsencode(path), path=path)
@@ -194,9 +242,10 @@ class Script:
         self._words: Final = (ctypes.c_int64 * (_HEADER + _WORDS * len(calls)))()
         self._kept: list[object] = []
         self._slots: dict[str, list[int]] = {}
+        numbers = _NUMBERS[platform.machine()]
         for index, call in enumerate(self._calls):
             at = _HEADER + _WORDS * index
-            self._words[at] = _NUMBERS[call.name]
+            self._words[at] = numbers[call.name]
             self._words[at + 7] = call.least
             for position, argument in enumerate(call.arguments, at + 1):
                 self._words[position] = self._word(argument, position)

@@ -47,6 +47,7 @@ _BY_MACHINE: Final[dict[str, dict[str, int]]] = {
         "perf_event_open": 241,
         "set_robust_list": 99,
         "get_robust_list": 100,
+        "rseq": 293,
     },
     "riscv64": {
         "clone": 220,

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Self
 
+from pytest_isolate.kernel.machine_code import function
 from pytest_isolate.kernel.syscalls import NUMBERS, libc, prctl, syscall
 
 __all__ = ["ThreadRecord", "only_thread"]
 
 _PR_GET_TID_ADDRESS: Final = 40
-_RSEQ_SIGNATURE: Final = {"x86_64": 0x53053053}.get(os.uname().machine)
+_RSEQ_SIGNATURE: Final = {"x86_64": 0x53053053, "aarch64": 0xD428BC00}.get(os.uname().machine)
+"""RSEQ_SIG of glibc's bits/rseq.h."""
 _RSEQ_LEAST: Final = 32
 _RSEQ_CPU_ID: Final = 4
 _RSEQ_FAILED: Final = -2
@@ -79,17 +83,33 @@ class ThreadRecord:
 
 
 def _rseq_area() -> tuple[int, int] | None:
-    """glibc 2.35's variables, relative to the thread pointer, which on x86_64 is what pthread_self(3) gives."""
-    if "rseq" not in NUMBERS:
+    """glibc 2.35's variables, relative to the thread pointer."""
+    if "rseq" not in NUMBERS or (thread := _thread_pointer()) is None:
         return None
     try:
         offset = ctypes.c_ssize_t.in_dll(libc, "__rseq_offset").value
         size = ctypes.c_uint.in_dll(libc, "__rseq_size").value
     except ValueError:
         return None
-    return (_pthread_self() + offset, max(size, _RSEQ_LEAST)) if size else None
+    return (thread + offset, max(size, _RSEQ_LEAST)) if size else None
 
 
-_pthread_self = libc.pthread_self
-_pthread_self.argtypes = ()
-_pthread_self.restype = ctypes.c_size_t
+# Which is what pthread_self(3) gives there, elsewhere not.
+_X86_64: Final = bytes.fromhex(
+    "6448a1 1000000000000000"  #  movabs rax, fs:0x10
+    "c3"  #                       ret
+)
+_AARCH64: Final = bytes.fromhex(
+    "40d03bd5"  #                 mrs    x0, tpidr_el0
+    "c0035fd6"  #                 ret
+)
+
+
+def _thread_pointer() -> int | None:
+    code = _code()
+    return code(0) if code is not None else None
+
+
+@cache
+def _code() -> Callable[[int], int] | None:
+    return function({"x86_64": _X86_64, "aarch64": _AARCH64})

@@ -33,7 +33,7 @@ tell([
 """
 
 
-@requires("x86-64")
+@requires("machine-code")
 def test_builder_copies_no_page_for_an_init(caller: Caller) -> None:
     each = caller.run(FAULTS + "tell(built(20))")
     assert each < 60, f"{each} page faults for each sandbox; with a fork of the builder there were 340"

@@ -238,7 +238,7 @@ _PROBES: Final[dict[str, Callable[[], str]]] = {
     "strace": lambda: "" if shutil.which("strace") else "strace isn't installed",
     "cgroup2": lambda: "" if any(mount.fstype == "cgroup2" for mount in mountinfo()) else "no cgroup v2 tree is mounted",
     "two-cpus": lambda: "" if len(os.sched_getaffinity(0)) > 1 else "there is one CPU to run on",
-    "x86-64": lambda: "" if platform.machine() == "x86_64" else f"this is {platform.machine()}",
+    "machine-code": lambda: "" if platform.machine() in ("x86_64", "aarch64") else f"there is none for {platform.machine()}",
 }
 
 if __name__ == "__main__":
