@@ -493,6 +493,22 @@ def test_instructions_are_counted_where_the_processor_shows_them(pytester: pytes
     assert checked((pytester.path / "run.json").read_text())["tests"][0]["usage"]["cpu_instructions"] > 1e6
 
 
+@requires("instructions")
+def test_growth_of_instructions_is_judged_on_a_busy_machine(pytester: pytest.Pytester, plugin: Pytest) -> None:
+    def status(numbers: int, *arguments: str) -> int:
+        pytester.makepyfile(test_it=f"import pytest\n@pytest.mark.isolate\ndef test_sum(): sum(range({numbers}))")
+        return int(plugin("--isolate-repeat=6", *arguments).ret)
+
+    assert status(300_000, "--isolate-instructions", "--isolate-save=main") == 0
+    gate = ["--isolate-compare=main", "--isolate-compare-fail=instructions:5%"]
+    with subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            assert status(300_000, *gate) == 0
+            assert status(400_000, *gate) == 1
+        finally:
+            busy.kill()
+
+
 def test_instructions_that_cannot_be_counted_are_an_error_before_any_test(pytester: pytest.Pytester, plugin: Pytest) -> None:
     pytester.makeconftest(standing_for_instructions(refused_event()))
     pytester.makeini("[pytest]\naddopts = -p conftest\npythonpath = .")

@@ -1,7 +1,7 @@
 """Virtual machines as a test tier: `python -m tests.vm [--only VARIANT …] [--tests SELECTION] [--write] [-- TESTARGS]`, or `tox -e vm`.
 
 Each variant is booted in software emulation, the project's tests are run in it by each user, their reports are brought back; the exit
-status is 1 if anything failed, anywhere. `--write` puts the results into `docs/reference/support.json` and the table of
+status is 1 if anything failed, anywhere; 125 if there was no machine. `--write` puts the results into `docs/reference/support.json` and the table of
 `docs/reference/support.md`. Needs root and Debian's mmdebstrap, qemu-system-x86 and e2fsprogs.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import Final
 from tests.vm.channel import Unreachable
 from tests.vm.commands import COMMANDS, split
 from tests.vm.commands import __doc__ as commands_doc
-from tests.vm.images import ROOT, image
+from tests.vm.images import ROOT, NotInstalled, image
 from tests.vm.machines import BootFailed
 from tests.vm.page import DATA, PAGE, write
 from tests.vm.releases import VARIANTS, Variant
@@ -32,21 +31,16 @@ from tests.vm.selections import SELECTIONS
 from tests.vm.tier import Tier, TierError
 from tests.vm.users import USERS
 
-_TOOLS: Final = {"mmdebstrap": "mmdebstrap", "qemu-system-x86_64": "qemu-system-x86", "mke2fs": "e2fsprogs"}
-
 _SECONDS: Final = {"essence": 900, "contract": 3600, "full": 7200}
 
 
 def main() -> int:
     arguments = sys.argv[1:]
-    if missing := [package for tool, package in _TOOLS.items() if not shutil.which(tool)]:
-        print(f"not installed: apt-get install --no-install-recommends {' '.join(missing)}", file=sys.stderr)
-        return 2
     try:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _tier(arguments)
-    except (BootFailed, Unreachable, TimeoutError, TierError) as error:
+    except (NotInstalled, BootFailed, Unreachable, TimeoutError, TierError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 125
 

@@ -30,9 +30,10 @@ from typing import Final
 
 import filelock
 
+from tests.vm.processors import Processor
 from tests.vm.releases import PACKAGES, PYTHONS, Variant
 
-__all__ = ["CACHE", "ROOT", "Image", "image"]
+__all__ = ["CACHE", "ROOT", "Image", "NotInstalled", "image"]
 
 ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("ISOLATE_VM_CACHE", "/var/cache/isolate-vm"))
@@ -65,6 +66,10 @@ _DPKG: Final = (
 )
 
 
+class NotInstalled(Exception):
+    """Programs are missing here; the message says what to type."""
+
+
 @dataclass(frozen=True)
 class Image:
     """What QEMU starts."""
@@ -75,26 +80,31 @@ class Image:
 
 
 def image(variant: Variant) -> Image:
-    """The variant's files, made now if they aren't there. Raises subprocess.CalledProcessError, its output printed."""
-    kernel = _kernel(variant.kernel)
+    """The variant's files, made now if they aren't there. Raises NotInstalled; subprocess.CalledProcessError, its output printed."""
+    tools = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", **variant.processor.tools}
+    if missing := [package for tool, package in tools.items() if not shutil.which(tool)]:
+        raise NotInstalled(f"apt-get install --no-install-recommends {' '.join(missing)}")
+    kernel = _kernel(variant.kernel, variant.processor)
     disk = _disk(variant, kernel)
     return Image(kernel / "vmlinuz", kernel / "initrd", disk)
 
 
-def _mmdebstrap(release: str, target: str, packages: Sequence[str], *options: str) -> None:
+def _mmdebstrap(processor: Processor, release: str, target: str, packages: Sequence[str], *options: str) -> None:
     dpkg = [f"--dpkgopt={line}" for line in _DPKG]
-    _run("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *dpkg, *options, release, target, _mirror())
+    what = ("--variant=minbase", f"--architectures={processor.debian}", f"--include={','.join(packages)}")
+    with processor.runs_here():
+        _run("mmdebstrap", *what, *dpkg, *options, release, target, _mirror())
 
 
-def _userland(release: str) -> Path:
-    with _made("userland", ".tar", release, _suites(release), *PACKAGES, *_DPKG) as (final, half):
+def _userland(release: str, processor: Processor) -> Path:
+    with _made("userland", ".tar", release, processor.debian, _suites(release), *PACKAGES, *_DPKG) as (final, half):
         if half:
-            _mmdebstrap(release, str(half), PACKAGES)
+            _mmdebstrap(processor, release, str(half), PACKAGES)
     return final
 
 
-def _kernel(release: str) -> Path:
-    packages = ("linux-image-cloud-amd64", "initramfs-tools")
+def _kernel(release: str, processor: Processor) -> Path:
+    packages = (f"linux-image-cloud-{processor.debian}", "initramfs-tools")
     with _made("kernel", "", release, _suites(release), *packages) as (final, half):
         if half:
             half.mkdir()
@@ -104,12 +114,12 @@ def _kernel(release: str) -> Path:
                 f'cp "$1"/boot/initrd.img-* {half}/initrd',
                 f'tar -C "$1"/lib/modules -cf {half}/modules.tar .',
             )
-            _mmdebstrap(release, "/dev/null", packages, "--format=null", *(f"--customize-hook={line}" for line in out))
+            _mmdebstrap(processor, release, "/dev/null", packages, "--format=null", *(f"--customize-hook={line}" for line in out))
     return final
 
 
 def _disk(variant: Variant, kernel: Path) -> Path:
-    userland = _userland(variant.userland)
+    userland = _userland(variant.userland, variant.processor)
     requirements = _requirements()
     ours = [
         f"{path.relative_to(_GUEST)}\0{path.read_text(encoding='utf-8')}" for path in sorted(_GUEST.rglob("*")) if path.is_file()
@@ -138,14 +148,15 @@ def _plant(tree: Path, variant: Variant, userland: Path, kernel: Path, requireme
     wheels = tree / "opt/wheels"
     wheels.mkdir()
     python = PYTHONS[variant.userland]
-    platforms = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_64", "manylinux_2_34_x86_64")
+    platforms = [f"manylinux{name}_{variant.processor.machine}" for name in ("_2_17", "2014", "_2_28", "_2_34")]
     pip = (sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--only-binary=:all:")
     target = ("--implementation=cp", f"--python-version={python}", *(f"--platform={name}" for name in platforms))
     _run(*pip, *target, f"--dest={wheels}", *requirements)
     for name in _UNPRIVILEGED:
         (tree / "tmp" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / "tmp" / name)
-    _run("chroot", str(tree), "/bin/sh", "-eu", "/usr/local/lib/vm/plant", *requirements)
+    with variant.processor.runs_here():
+        _run("chroot", str(tree), "/bin/sh", "-eu", "/usr/local/lib/vm/plant", *requirements)
 
 
 def _requirements() -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class Machine:
     def console(self) -> Path:
         return self.directory / "console.log"
 
-    def start(self, variant: Variant, image: Image, *, memory: int = 2048, cpus: int = 2, stays: bool = False) -> None:
+    def start(self, variant: Variant, image: Image, *, memory: int = 2048, stays: bool = False) -> None:
         """Start it and wait for its agent. Raises BootFailed.
 
         Args:
@@ -58,11 +58,12 @@ class Machine:
             raise BootFailed(f"{self.name} runs already (pid {self._pid()}); `python -m tests.vm down {self.name}` ends it")
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(mode=0o700, parents=True)
-        argv = [*(() if stays else ("setpriv", "--pdeathsig=KILL")), *self._command_line(variant, image, memory, cpus)]
+        argv = [*(() if stays else ("setpriv", "--pdeathsig=KILL")), *self._command_line(variant, image, memory)]
         with (self.directory / "qemu.log").open("w") as log:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         (self.directory / "pid").write_text(f"{process.pid}\n")
-        deadline = time.monotonic() + BOOT_SECONDS
+        seconds = BOOT_SECONDS * variant.processor.slowness
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 with Channel(self.directory, timeout=5):
@@ -74,17 +75,17 @@ class Machine:
                     continue
             said = self.log()
             self.stop()
-            how = f"no answer after {BOOT_SECONDS} s" if ended is None else f"QEMU ended with status {ended}"
+            how = f"no answer after {seconds:.0f} s" if ended is None else f"QEMU ended with status {ended}"
             raise BootFailed(f"{self.name}: {how}\n{said}")
 
-    def _command_line(self, variant: Variant, image: Image, memory: int, cpus: int) -> list[str]:
+    def _command_line(self, variant: Variant, image: Image, memory: int) -> list[str]:
         ports = []
         for number in range(PORTS):
             ports += ["-chardev", f"socket,id=c{number},path={self.directory}/port{number},server=on,wait=off"]
             ports += ["-device", f"virtserialport,chardev=c{number},name=vm.{number}"]
-        kernel = f"console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off {variant.command_line}"
+        kernel = f"console={variant.processor.console} root=/dev/vda rw quiet panic=-1 mitigations=off {variant.command_line}"
         return [
-            "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus), "-m", str(memory),
+            *variant.processor.qemu, "-smp", str(variant.processor.cpus), "-m", str(memory),
             "-nodefaults", "-display", "none", "-no-reboot", "-nic", "none",
             "-serial", f"file:{self.console}", "-device", "virtio-rng-pci",
             "-kernel", str(image.vmlinuz), "-initrd", str(image.initrd), "-append", kernel,

@@ -38,13 +38,18 @@ def table(results: Mapping[str, VariantResult]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def _kernel(facts: Facts) -> str:
+    """Its first two numbers, and the processor where it isn't the usual one."""
+    number = ".".join(facts.kernel.split(".")[:2])
+    return f"{number}, arm64" if facts.kernel.endswith("-arm64") else number
+
+
 def _machine(facts: Facts) -> str:
-    kernel = ".".join(facts.kernel.split(".")[:2])
     split = {version: [name for name, at in sorted(facts.controllers.items()) if at == version] for version in ("v1", "v2")}
     layout = facts.layout
     if layout == "hybrid":
         layout += f" (v2: {', '.join(split['v2']) or 'none'})"
-    return f"{kernel} | {facts.distribution}, systemd {facts.systemd}, Python {facts.python} | {layout}"
+    return f"{_kernel(facts)} | {facts.distribution}, systemd {facts.systemd}, Python {facts.python} | {layout}"
 
 
 def _figures(suite: SuiteResult) -> str:
@@ -76,10 +81,9 @@ def _refusals(results: Mapping[str, VariantResult]) -> Iterator[str]:
         yield "| kernel | refusal | user | isolation works | as expected | what the doctor says |"
         yield "| --- | --- | --- | --- | --- | --- |"
     for facts, name, user, refusal in found:
-        kernel = ".".join(facts.kernel.split(".")[:2])
         works = "yes" if refusal.isolates else "no"
         remedy = refusal.remedy.replace("|", "\\|") or "–"
-        yield f"| {kernel} | {name} | {_USERS[user]} | {works} | {refusal.problem or 'yes'} | {remedy} |"
+        yield f"| {_kernel(facts)} | {name} | {_USERS[user]} | {works} | {refusal.problem or 'yes'} | {remedy} |"
 
 
 def write() -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from tests.vm.processors import AMD64, ARM64, Processor
+
 __all__ = ["KERNELS", "PACKAGES", "PYTHONS", "VARIANTS", "Refusal", "Variant"]
 
 KERNELS: Final[Mapping[str, str]] = MappingProxyType({"bullseye": "5.10", "bookworm": "6.1", "trixie": "6.12"})
-"""Linux of the release's `linux-image-cloud-amd64`."""
+"""Linux of the release's `linux-image-cloud-*`."""
 
 PYTHONS: Final[Mapping[str, str]] = MappingProxyType({"bookworm": "3.11", "trixie": "3.13"})
 """Python of each release that is a userland."""
@@ -30,12 +32,14 @@ PACKAGES: Final = (
 
 # Container engines are tried on the machine that starts ours.
 _ENGINES: Final = ("engine-runc", "engine-podman", "engine-podman-rootless")
-# QEMU emulates no counters of an x86 processor.
 # What root alone has anywhere: Debian shows the kernel's log to nobody else.
-_USER: Final = (*_ENGINES, "root", "loop-device", "kmsg", "instructions")
+_PRIVILEGES: Final = ("root", "loop-device", "kmsg")
+# QEMU emulates no counters of an x86 processor, and Debian lets users count nothing.
+_COUNTERS: Final = ("instructions", "user-counters")
+_USER: Final = (*_ENGINES, *_PRIVILEGES, *_COUNTERS)
 # Nobody hands a v1 directory down by itself.
 _CONTROLLERS: Final = ("cgroup-cpu", "cgroup-memory", "cgroup-pids", "cgroup-io", "cgroup-swap")
-_WITHOUT: Final = MappingProxyType({"root": (*_ENGINES, "instructions"), "tester": _USER, "login": _USER})
+_WITHOUT: Final = MappingProxyType({"root": (*_ENGINES, *_COUNTERS), "tester": _USER, "login": _USER})
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Variant:
         users: who runs the tests.
         without: capabilities that aren't demanded, by user; why not is said in `VARIANTS`.
         refusals: each in turn, in place of the tests.
+        processor: of the machine.
         mended: capabilities that are missing after the boot; what root's doctor tells to type is typed before the tests.
     """
 
@@ -79,6 +84,7 @@ class Variant:
     without: Mapping[str, Sequence[str]] = field(default_factory=lambda: _WITHOUT)
     refusals: Sequence[Refusal] = ()
     mended: Sequence[str] = ()
+    processor: Processor = AMD64
 
 
 _PROFILE: Final = r"""
@@ -134,6 +140,14 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
                 without={**_WITHOUT, "tester": (*_USER, *_CONTROLLERS)},
                 # There systemd leaves the controllers of the v2 tree alone.
                 mended=("cgroup-memory",),
+            ),
+            Variant(
+                "arm64",
+                "bookworm",
+                "bookworm",
+                command_line="sysctl.kernel.perf_event_paranoid=2",
+                without={"root": (*_ENGINES, "two-cpus"), "tester": (*_ENGINES, *_PRIVILEGES, "two-cpus")},
+                processor=ARM64,
             ),
             Variant("refusals", "trixie", "trixie", refusals=REFUSALS),
         )

@@ -61,6 +61,10 @@ _ESSENCE: Final = (
     f"{_ROOTFS}::test_rest_of_the_host_is_read_only_for_a_user",
     f"{_ROOTFS}::test_nothing_stays_mounted",
     "tests/contract/test_lives.py::test_killed_caller_leaves_nothing",
+    # Instructions where there is a counter of them.
+    "tests/contract/test_counting.py",
+    "tests/plugin/test_baselines.py::test_instructions_are_counted_where_the_processor_shows_them",
+    "tests/plugin/test_baselines.py::test_growth_of_instructions_is_judged_on_a_busy_machine",
     # Layers without the host and over it, and where writes go to.
     "tests/contract/test_layered_root.py",
 )

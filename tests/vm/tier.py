@@ -133,7 +133,11 @@ class Tier:
         start = time.monotonic()
         try:
             status, log = self._execute(
-                machine, user, argv, {"ISOLATE_REQUIRE": demanded, "TMPDIR": "/var/tmp"}, timeout=self.seconds
+                machine,
+                user,
+                argv,
+                {"ISOLATE_REQUIRE": demanded, "TMPDIR": "/var/tmp"},
+                timeout=self.seconds * variant.processor.slowness,
             )
         except TimeoutError as error:
             status, log = None, str(error)
