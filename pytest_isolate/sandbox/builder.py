@@ -54,6 +54,8 @@ __all__ = ["main"]
 
 _REMOVAL_PAUSE: Final = 0.02
 _LAST_REMOVALS: Final = 5.0
+_MOST_DOOMED: Final = 32
+"""Sandboxes whose cgroups may wait for a moment without messages, which a run of very short tests doesn't have."""
 _JOIN: Final = "join the network of another sandbox"
 
 
@@ -307,9 +309,11 @@ class Builder:
                 self._sampler.end(number)
             self._networks.release(number)
             self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number, known.spec.disk)))
+            self._remove_doomed(len(self._doomed) - _MOST_DOOMED)
 
-    def _remove_doomed(self) -> None:
-        for _ in range(len(self._doomed)):
+    def _remove_doomed(self, count: int | None = None) -> None:
+        """The `count` oldest ones, by default all, as far as nothing in them is still dying."""
+        for _ in range(len(self._doomed) if count is None else count):
             group, written = self._doomed.popleft()
             if not self._removed(group):
                 self._doomed.append((group, written))

@@ -42,9 +42,10 @@ class Processor:
 
     @contextmanager
     def runs_here(self) -> Iterator[None]:
-        """While it lasts, the kernel runs programs of this processor: by qemu-user, and as everywhere nobody registered that.
+        """While it lasts, the kernel runs programs of this processor by qemu-user, which Debian's package may have registered for good.
 
-        binfmt_misc(5): with the flag F the interpreter is opened now, so that it is found in a chroot. Raises OSError, subprocess.CalledProcessError.
+        With the flag F the interpreter is opened now, so that it is found in a chroot (the kernel's admin-guide/binfmt-misc). Raises OSError,
+        subprocess.CalledProcessError.
         """
         if not self.magic:
             yield
@@ -54,7 +55,7 @@ class Processor:
             subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
         name = f"isolate-vm-{self.machine}-{os.getpid()}"
         try:
-            if any(f"/qemu-{self.machine}" in path.read_text(encoding="utf-8") for path in _BINFMT.glob("qemu-*")):
+            if (_BINFMT / f"qemu-{self.machine}").exists():
                 yield
                 return
             (_BINFMT / "register").write_text(
