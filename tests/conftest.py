@@ -10,10 +10,23 @@ from tests.support.capabilities import pytest_configure, pytest_runtest_setup
 
 __all__ = ["layer_store", "pytest_configure", "pytest_runtest_setup"]
 
-# tox tells everything below it where it is: pytest then shares one cache directory among all runs. And of a continuous integration's
-# variables, or tox's, hypothesis keeps no database, pytest repeats whole errors in its summary, and we add to what GitHub shows.
-_SERVICES = ("BUILDKITE", "BUILD_NUMBER", "CI", "CIRCLECI", "CIRRUS_CI", "CODEBUILD_BUILD_ID", "TEAMCITY_VERSION", "TF_BUILD")
-for name in [name for name in os.environ if name in _SERVICES or name.startswith(("TOX_", "__TOX_", "GITHUB_", "GITLAB_"))]:
+# tox tells everything below it where it is: pytest then shares one cache directory among all runs. Where variables
+# say that this is continuous integration (tox's do), hypothesis keeps no database, pytest repeats whole errors in its summary, and we
+# add to what GitHub shows and call the commit what they call it.
+_SERVICES = (
+    "BUILDKITE",
+    "BUILD_NUMBER",
+    "CI",
+    "CIRCLECI",
+    "CIRRUS_CI",
+    "CODEBUILD_BUILD_ID",
+    "GIT_COMMIT",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
+)
+for name in [
+    name for name in os.environ if name in _SERVICES or name.startswith(("TOX_", "__TOX_", "CI_", "GITHUB_", "GITLAB_"))
+]:
     del os.environ[name]
 
 # Started in the background of a script, we ignore Ctrl-C, and so would every run that a test starts and interrupts.

@@ -151,7 +151,7 @@ def fork_inside(pidfd: int, namespaces: int, cgroup_fd: int | None = None) -> in
         OSError: of setns(2) or clone(2); EAGAIN where a limit on processes is reached, ESRCH where the one that makes it was
             killed or that process is gone, ENOMEM where its PID namespace has lost its init, ENOSYS where not `available`.
     """
-    code, record = _code(), ThreadRecord.of_caller()
+    code, record = _code(), ThreadRecord.of_caller(rseq=True)
     if code is None or record is None:
         raise OSError(errno.ENOSYS, f"not on {platform.machine()} with this libc")
     request = _Request(pidfd=pidfd, namespaces=namespaces, answer=_UNANSWERED, step=1)
@@ -170,7 +170,7 @@ def fork_inside(pidfd: int, namespaces: int, cgroup_fd: int | None = None) -> in
             raise OSError(-pid, f"{os.strerror(-pid)} ({_where(request, pid)})")
         return pid
 
-    return as_os_fork_does(make, record, without_rseq=True)
+    return as_os_fork_does(make, record)
 
 
 def _where(request: _Request, answer: int) -> str:

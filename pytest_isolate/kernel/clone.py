@@ -166,7 +166,7 @@ def _copy(flags: int, record: ThreadRecord | None, cgroup_fd: int | None) -> int
     return as_os_fork_does(copied, record)
 
 
-def as_os_fork_does(make: Callable[[], int], record: ThreadRecord | None, *, without_rseq: bool = False) -> int:
+def as_os_fork_does(make: Callable[[], int], record: ThreadRecord | None) -> int:
     """Call Python's at-fork handlers around `make`, and mend `record` in the copy.
 
     Args:
@@ -186,7 +186,7 @@ def as_os_fork_does(make: Callable[[], int], record: ThreadRecord | None, *, wit
         _python.PyOS_AfterFork_Parent()
         return pid
     if record is not None:
-        record.restore(without_rseq=without_rseq)
+        record.restore()
     _python.PyOS_AfterFork_Child()
     return 0
 

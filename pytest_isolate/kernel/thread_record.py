@@ -47,7 +47,7 @@ class ThreadRecord:
     Attributes:
         tid_address: of glibc's thread id; for CLONE_CHILD_SETTID and CLONE_CHILD_CLEARTID.
         robust_list: address and length of the head of its robust mutexes.
-        rseq: address and length of its area of restartable sequences; None where libc has registered none.
+        rseq: address and length of its area of restartable sequences; None where libc has registered none, or the copy keeps it.
     """
 
     tid_address: int
@@ -55,9 +55,12 @@ class ThreadRecord:
     rseq: tuple[int, int] | None
 
     @classmethod
-    def of_caller(cls) -> Self | None:
+    def of_caller(cls, *, rseq: bool = False) -> Self | None:
         """Of the calling thread, the only one. None where libc keeps no thread id at the address that it gave to the kernel:
         another libc than glibc (musl gives a lock's), or a kernel without CONFIG_CHECKPOINT_RESTORE.
+
+        Args:
+            rseq: the copy will come of a CLONE_VM child.
         """
         address = ctypes.c_void_p()
         head, length = ctypes.c_void_p(), ctypes.c_size_t()
@@ -68,13 +71,13 @@ class ThreadRecord:
             return None
         if not address.value or ctypes.c_int.from_address(address.value).value != os.getpid():
             return None
-        return cls(address.value, (head.value or 0, length.value), _rseq_area())
+        return cls(address.value, (head.value or 0, length.value), _rseq_area() if rseq else None)
 
-    def restore(self, *, without_rseq: bool = False) -> None:
-        """In the copy. `without_rseq`: it comes of a CLONE_VM child. Raises nothing: there is nobody yet to tell."""
+    def restore(self) -> None:
+        """In the copy. Raises nothing: there is nobody yet to tell."""
         with suppress(OSError):
             syscall("set_robust_list", ctypes.c_void_p(self.robust_list[0]), self.robust_list[1])
-        if without_rseq and self.rseq is not None and _RSEQ_SIGNATURE is not None:
+        if self.rseq is not None and _RSEQ_SIGNATURE is not None:
             address, length = self.rseq
             try:
                 syscall("rseq", ctypes.c_void_p(address), length, 0, _RSEQ_SIGNATURE)
@@ -94,7 +97,7 @@ def _rseq_area() -> tuple[int, int] | None:
     return (thread + offset, max(size, _RSEQ_LEAST)) if size else None
 
 
-# Which is what pthread_self(3) gives there, elsewhere not.
+# The thread pointer. On x86_64 it is what pthread_self(3) gives, elsewhere not.
 _X86_64: Final = bytes.fromhex(
     "6448a1 1000000000000000"  #  movabs rax, fs:0x10
     "c3"  #                       ret

@@ -221,7 +221,7 @@ class Network:
         address = self._address(ip, net)
         index = FIRST_PORT + number
         try:
-            self._refuse_taken(address.mac)
+            self._refuse_taken(address)
             self._cut_former(address)
             with kernel_refused("make a link", f"p{number} on {self.interface}"):
                 self.route.do(
@@ -243,21 +243,24 @@ class Network:
         self.links[number] = Link(index, address)
         return address
 
-    def _refuse_taken(self, mac: str) -> None:
+    def _refuse_taken(self, address: Address) -> None:
         """A bridge knows one port for each hardware address, and would send to the one that sent last. Raises SetupError."""
-        holder = "the gateway of" if mac == _mac(self.pool.gateway) else "another sandbox on"
-        if mac in {_mac(self.pool.gateway), *(link.address.mac for link in self.links.values())}:
-            raise SetupError(
-                "take a hardware address", mac, errno.EADDRINUSE,
-                f"{holder} network {self.name!r} has it: give this one another mac, or none",
-            )  # fmt: skip
+        if (owner := _owner(address.mac)) in self.pool.subnet and str(owner) != address.ip:
+            holder = "it is the gateway's" if owner == self.pool.gateway else f"it belongs to {owner}"
+        elif any(link.address.mac == address.mac for link in self.links.values()):
+            holder = "another sandbox has it"
+        else:
+            return
+        raise SetupError(
+            "take a hardware address", address.mac, errno.EADDRINUSE,
+            f"{holder} on network {self.name!r}: give this one another mac, or none",
+        )  # fmt: skip
 
     def _cut_former(self, address: Address) -> None:
         """Nobody answers for an address beside its new holder: neither processes that are still dying nor a sandbox that had joined theirs."""
-        for taken in (address.ip, address.mac):
-            if (index := self.former.pop(taken, None)) is not None:
-                with suppress(OSError):  # it is gone already
-                    self.route.do(set_link(index, up=False))
+        for index in {self.former.pop(taken, 0) for taken in (address.ip, address.mac)} - {0}:
+            with suppress(OSError):  # it is gone already
+                self.route.do(set_link(index, up=False))
 
     def _configuration(self, address: Address) -> Iterator[Request]:
         """Of the sandbox's end, in its own namespace."""
@@ -304,9 +307,18 @@ class Network:
         return link
 
 
+_OURS: Final = "02:49:"
+"""Begins the hardware addresses that are made here: locally administered ones (IEEE 802, bit 1 of the first octet)."""
+
+
 def _mac(ip: IPv4) -> str:
-    """A locally administered address that nobody else on the network has."""
-    return "02:49:" + ":".join(f"{octet:02x}" for octet in ip.packed)
+    """An address that nobody else on the network has."""
+    return _OURS + ":".join(f"{octet:02x}" for octet in ip.packed)
+
+
+def _owner(mac: str) -> IPv4:
+    """Whose `_mac` it would be; 0.0.0.0: nobody's."""
+    return IPv4(bytes.fromhex(mac.removeprefix(_OURS).replace(":", ""))) if mac.startswith(_OURS) else IPv4(0)
 
 
 @contextmanager

@@ -214,7 +214,7 @@ class Baselines:
             return
         baseline = self._made
         if document["run"]["interrupted"]:
-            why = "the run was interrupted, and the figures of the tests that were left out would be missing"
+            why = "the run was interrupted, or a worker of it crashed, and figures of tests would be missing"
         elif self.comparison is not None and self.comparison.fails:
             why = f"figures grew beyond their limits; to accept them, save without --isolate-compare-fail: --isolate-save={name}"
         elif not baseline["tests"]:

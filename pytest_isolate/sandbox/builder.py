@@ -309,10 +309,10 @@ class Builder:
                 self._sampler.end(number)
             self._networks.release(number)
             self._doomed.append((known.group, self._scratch.path(known.spec.scratch, number, known.spec.disk)))
-            self._remove_doomed(len(self._doomed) - _MOST_DOOMED)
+            self._remove_doomed(min(len(self._doomed) - _MOST_DOOMED, 2))
 
     def _remove_doomed(self, count: int | None = None) -> None:
-        """The `count` oldest ones, by default all, as far as nothing in them is still dying."""
+        """The first `count` ones, by default all, as far as nothing in them is still dying."""
         for _ in range(len(self._doomed) if count is None else count):
             group, written = self._doomed.popleft()
             if not self._removed(group):

@@ -276,7 +276,8 @@ def test_hardware_address_has_one_holder_at_a_time(caller: Caller) -> None:
 net = {"network": "n", "internal": True, "mac": "02:00:00:00:00:01"}
 texts = []
 with box(net=net) as one, box(net={**net, "network": "other"}):
-    for mac in (one.address.mac.upper(), "02:49:" + ":".join(f"{int(octet):02x}" for octet in one.address.gateway.split("."))):
+    gateway = "02:49:" + ":".join(f"{int(octet):02x}" for octet in one.address.gateway.split("."))
+    for mac in (one.address.mac.upper(), gateway, gateway[:-2] + "77"):
         try: box(net={**net, "mac": mac}).__enter__()
         except SetupError as error: texts.append(str(error))
 with box(net={"network": "n", "internal": True}) as client, box(net=net) as two:
@@ -285,8 +286,9 @@ with box(net={"network": "n", "internal": True}) as client, box(net=net) as two:
 """
     )
     assert "take a hardware address 02:00:00:00:00:01: EADDRINUSE" in texts[0]
-    assert "another sandbox on network 'n' has it" in texts[0]
-    assert "the gateway of network 'n' has it" in texts[1]
+    assert "another sandbox has it on network 'n'" in texts[0]
+    assert "it is the gateway's on network 'n'" in texts[1]
+    assert "it belongs to 10." in texts[2]
     assert again == "02:00:00:00:00:01"
     assert answer
 

@@ -39,6 +39,20 @@ def test_builder_copies_no_page_for_an_init(caller: Caller) -> None:
     assert each < 60, f"{each} page faults for each sandbox; with a fork of the builder there were 340"
 
 
+@requires("cgroup-memory")
+def test_few_cgroups_wait_for_their_removal_though_the_builder_never_rests(caller: Caller) -> None:
+    code = """
+with box(memory=64 << 20) as opened: (directory, *_) = opened.group.directories()
+seen = []
+for _ in range(100):
+    with box(memory=64 << 20): pass
+    seen.append(len(os.listdir(os.path.dirname(directory))))
+entries = seen[0]
+tell(max(seen) - entries)
+"""
+    assert caller.run(code) < 40
+
+
 @pytest.mark.parametrize("net", ["none", "host"])
 def test_init_made_in_python_holds_the_same_sandbox(caller: Caller, net: str) -> None:
     """`hide=` and `hostname=` go through all that init does; a kernel without memory files to execute makes it in Python."""

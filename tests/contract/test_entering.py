@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -177,9 +179,9 @@ with box() as opened:
     assert "ended before it was entered" in caller.run(code)
 
 
-# (call, its number, which argument is looked at, for which bit; what seccomp answers then)
 CLONE, SETNS = {"aarch64": (220, 268)}.get(platform.machine(), (56, 308))
 
+# (call, its number, which argument is looked at, for which bit; what seccomp answers then)
 REFUSALS = [
     ("clone", CLONE, 0, 0x4000, errno.EAGAIN),  # CLONE_VFORK: of the one that makes the process
     ("setns", SETNS, 1, 0x20000000, errno.EPERM),
@@ -198,6 +200,24 @@ def refuse(number, argument, bit, action):
     assert libc.prctl(38, 1, 0, 0, 0) == 0
     assert libc.prctl(22, 2, ctypes.byref(Program(6, steps))) == 0
 """
+
+
+AGAIN = """
+import ctypes, errno
+from pytest_isolate.kernel.syscalls import syscall
+from pytest_isolate.kernel.thread_record import _RSEQ_SIGNATURE, ThreadRecord
+address, length = ThreadRecord.of_caller(rseq=True).rseq
+try: syscall("rseq", ctypes.c_void_p(address), length, 0, _RSEQ_SIGNATURE)
+except OSError as error: print(errno.errorcode[error.errno])
+"""
+
+
+@requires("machine-code")
+def test_restartable_sequences_are_known_where_libc_has_them() -> None:
+    """A second registration with the same address, length and signature is EBUSY; another signature would be EPERM, another address EINVAL (rseq(2))."""
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("EBUSY\n", "")
+
 
 REFUSED = """
 with box() as opened:

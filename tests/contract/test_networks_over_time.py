@@ -331,3 +331,20 @@ tell(found)
 """
     )
     assert told == ["bridge"] * 3
+
+
+def test_hardware_address_passes_to_the_next_sandbox_at_once(caller: Caller) -> None:
+    """Nor does a sandbox that had joined the first one's network answer for it any more."""
+    told = caller.run(
+        PRELUDE
+        + """
+net = {**INTERNAL, "network": "tiny", "subnet": "10.99.233.0/24"}
+same = {**net, "mac": "02:00:00:00:00:01"}
+with box(net=same, name="one") as one, box(net="container:one") as joined, box(net=net) as client:
+    ip = one.address.ip
+    one.release()
+    with box(net=same) as two:
+        tell([ip != two.address.ip, connect(two, client.address.ip), connect(joined, client.address.ip, timeout=1)])
+"""
+    )
+    assert told == [True, "ConnectionRefusedError", "TimeoutError"]

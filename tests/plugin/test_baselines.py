@@ -536,8 +536,9 @@ def test_instructions_that_cannot_be_counted_are_an_error_before_any_test(pytest
     result.stderr.fnmatch_lines(["*command line (-o): isolate_compare_fail: instructions can't be counted: *"])
 
 
-@EVERY_WAY
-@requires("user-counters")
+@pytest.mark.parametrize(
+    "how", ["alone", "xdist", pytest.param("user", marks=requires("root", "unprivileged-user", "userns", "user-counters"))]
+)
 def test_what_a_test_does_is_counted_with_all_that_it_starts(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -177,7 +177,7 @@ class World:
         """
         return self.on_host(
             "ip -o link; ip -o addr; ip route show table all; ip -6 route show table all; nft -s list ruleset; iptables-legacy-save | grep '^-A' || true;"
-            "grep -rs . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding /proc/sys/net/ipv4/ip_forward || true;"
+            "grep -rs . /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/*forwarding || true; cat /proc/sys/net/ipv4/ip_forward;"
             "ls /run/pytest-isolate/*.json /run/lock/pytest-isolate-subnets/* 2>/dev/null || true"
         ).splitlines()
 

@@ -2,7 +2,8 @@
 
 Each variant is booted in software emulation, the project's tests are run in it by each user, their reports are brought back; the exit
 status is 1 if anything failed, anywhere; 125 if there was no machine. `--write` puts the results into `docs/reference/support.json` and the table of
-`docs/reference/support.md`. Needs root and Debian's mmdebstrap, qemu-system-x86 and e2fsprogs.
+`docs/reference/support.md`. Needs root and Debian's mmdebstrap, e2fsprogs and qemu-system-x86; for the variant
+`arm64` qemu-system-arm, qemu-user-static and arch-test.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Final
 
 from tests.vm.channel import Unreachable
 from tests.vm.commands import COMMANDS, split
 from tests.vm.commands import __doc__ as commands_doc
-from tests.vm.images import ROOT, NotInstalled, image
+from tests.vm.images import ROOT, NotInstalled, demand_tools, image
 from tests.vm.machines import BootFailed
 from tests.vm.page import DATA, PAGE, write
 from tests.vm.releases import VARIANTS, Variant
@@ -40,7 +42,7 @@ def main() -> int:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _tier(arguments)
-    except (NotInstalled, BootFailed, Unreachable, TimeoutError, TierError) as error:
+    except (NotInstalled, BootFailed, Unreachable, TimeoutError, TierError, CalledProcessError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 125
 
@@ -78,6 +80,8 @@ def _tier(arguments: Sequence[str]) -> int:
         users=options.user,
     )
     variants = [VARIANTS[name] for name in options.only]
+    for variant in variants:
+        demand_tools(variant)
     for variant in variants:
         image(variant)
     results, bad = _run_all(tier, variants, options.parallel)

@@ -33,7 +33,7 @@ import filelock
 from tests.vm.processors import Processor
 from tests.vm.releases import PACKAGES, PYTHONS, Variant
 
-__all__ = ["CACHE", "ROOT", "Image", "NotInstalled", "image"]
+__all__ = ["CACHE", "ROOT", "Image", "NotInstalled", "demand_tools", "image"]
 
 ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("ISOLATE_VM_CACHE", "/var/cache/isolate-vm"))
@@ -81,18 +81,23 @@ class Image:
 
 def image(variant: Variant) -> Image:
     """The variant's files, made now if they aren't there. Raises NotInstalled; subprocess.CalledProcessError, its output printed."""
-    tools = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", **variant.processor.tools}
-    if missing := [package for tool, package in tools.items() if not shutil.which(tool)]:
-        raise NotInstalled(f"apt-get install --no-install-recommends {' '.join(missing)}")
+    demand_tools(variant)
     kernel = _kernel(variant.kernel, variant.processor)
     disk = _disk(variant, kernel)
     return Image(kernel / "vmlinuz", kernel / "initrd", disk)
 
 
+def demand_tools(variant: Variant) -> None:
+    """Raises NotInstalled."""
+    tools = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", **variant.processor.tools}
+    if missing := [package for tool, package in tools.items() if not shutil.which(tool)]:
+        raise NotInstalled(f"apt-get install --no-install-recommends {' '.join(missing)}")
+
+
 def _mmdebstrap(processor: Processor, release: str, target: str, packages: Sequence[str], *options: str) -> None:
     dpkg = [f"--dpkgopt={line}" for line in _DPKG]
     what = ("--variant=minbase", f"--architectures={processor.debian}", f"--include={','.join(packages)}")
-    with processor.runs_here():
+    with processor.runs_here(CACHE / "binfmt.lock"):
         _run("mmdebstrap", *what, *dpkg, *options, release, target, _mirror())
 
 
@@ -155,7 +160,7 @@ def _plant(tree: Path, variant: Variant, userland: Path, kernel: Path, requireme
     for name in _UNPRIVILEGED:
         (tree / "tmp" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / "tmp" / name)
-    with variant.processor.runs_here():
+    with variant.processor.runs_here(CACHE / "binfmt.lock"):
         _run("chroot", str(tree), "/bin/sh", "-eu", "/usr/local/lib/vm/plant", *requirements)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+import filelock
 
 __all__ = ["AMD64", "ARM64", "Processor"]
 
@@ -26,7 +28,7 @@ class Processor:
         tools: what emulates it and its programs, and Debian's packages of that.
         qemu: the machine's program and its arguments.
         console: device of the first serial line.
-        magic: how executable files of it begin, and which of their bits tell, in binfmt_misc's notation; empty: it is this machine's own.
+        magic: how executable files of it begin, and which of their bits tell, in binfmt_misc's notation; empty: they run here anyway.
         cpus: of a machine.
         slowness: how many times as long as on an amd64 things may take.
     """
@@ -41,33 +43,42 @@ class Processor:
     slowness: float = 1
 
     @contextmanager
-    def runs_here(self) -> Iterator[None]:
-        """While it lasts, the kernel runs programs of this processor by qemu-user, which Debian's package may have registered for good.
+    def runs_here(self, lock: Path) -> Iterator[None]:
+        """While it lasts, the kernel runs programs of this processor by qemu-user.
 
-        With the flag F the interpreter is opened now, so that it is found in a chroot (the kernel's admin-guide/binfmt-misc). Raises OSError,
-        subprocess.CalledProcessError.
+        With the flag F the interpreter is opened now, so that it is found in a chroot (the kernel's admin-guide/binfmt-misc).
+
+        Args:
+            lock: a file; one process at a time registers, and takes back what a killed one left.
+
+        Raises:
+            OSError, subprocess.CalledProcessError
         """
-        if not self.magic:
+        if not self.magic or platform.machine() == self.machine:
             yield
             return
-        mounted = not (_BINFMT / "register").exists()
-        if mounted:
-            subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
-        name = f"isolate-vm-{self.machine}-{os.getpid()}"
-        try:
-            if (_BINFMT / f"qemu-{self.machine}").exists():
-                yield
-                return
-            (_BINFMT / "register").write_text(
-                f":{name}:M::{self.magic}:/usr/bin/qemu-{self.machine}-static:F\n", encoding="ascii"
-            )
+        entry = _BINFMT / f"isolate-vm-{self.machine}"
+        line = f":{entry.name}:M::{self.magic}:/usr/bin/qemu-{self.machine}-static:F\n"
+        with filelock.FileLock(lock), _mounted():
+            if entry.exists():
+                entry.write_text("-1\n", encoding="ascii")
+            (_BINFMT / "register").write_text(line, encoding="ascii")
             try:
                 yield
             finally:
-                (_BINFMT / name).write_text("-1\n", encoding="ascii")
-        finally:
-            if mounted:
-                subprocess.run(["umount", str(_BINFMT)], check=True)
+                entry.write_text("-1\n", encoding="ascii")
+
+
+@contextmanager
+def _mounted() -> Iterator[None]:
+    if (_BINFMT / "register").exists():
+        yield
+        return
+    subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(_BINFMT)], check=True)
 
 
 AMD64: Final = Processor(

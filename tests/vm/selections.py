@@ -1,7 +1,7 @@
 """Which tests are run in a machine.
 
 In emulation a contract test takes 3 to 6 seconds, most of it the start of interpreters, so that the whole contract suite is 25 minutes
-for root, 11 for a user, and the whole test suite more than an hour. With six machines and a dozen runs, each change gets the
+for root, 11 for a user, and the whole test suite more than an hour. With seven machines and more than a dozen runs, each change gets the
 essence on all of them; the rest is for a look at one machine.
 """
 
@@ -17,6 +17,7 @@ _CAPS: Final = "tests/contract/test_caps.py"
 _CGROUPS: Final = "tests/contract/test_cgroups.py"
 _V1: Final = "tests/contract/test_cgroup_v1.py"
 _V2: Final = "tests/contract/test_cgroup_v2.py"
+_ENTERING: Final = "tests/contract/test_entering.py"
 _NAMESPACES: Final = "tests/contract/test_namespaces.py"
 _PARTS: Final = "tests/contract/test_network_parts.py"
 _ROOTFS: Final = "tests/contract/test_rootfs.py"
@@ -65,6 +66,12 @@ _ESSENCE: Final = (
     "tests/contract/test_counting.py",
     "tests/plugin/test_baselines.py::test_instructions_are_counted_where_the_processor_shows_them",
     "tests/plugin/test_baselines.py::test_growth_of_instructions_is_judged_on_a_busy_machine",
+    # What is done in machine code.
+    f"{_ENTERING}::test_caller_with_one_thread_is_copied_once",
+    f"{_ENTERING}::test_refused_step_of_being_born_inside_is_told",
+    f"{_ENTERING}::test_libc_knows_the_thread_it_runs_in",
+    f"{_ENTERING}::test_restartable_sequences_are_known_where_libc_has_them",
+    "tests/contract/test_building.py::test_builder_copies_no_page_for_an_init[root]",
     # Layers without the host and over it, and where writes go to.
     "tests/contract/test_layered_root.py",
 )
