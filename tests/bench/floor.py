@@ -1,8 +1,8 @@
-"""What no implementation gets below on this machine: pytest-forked's own way, each test in a sandbox that somebody else made before.
+"""What nobody gets below on this machine: pytest-forked's own way, and each test in a sandbox.
 
 The variants differ by where the process of a test is born, and in nothing else: one fork of the pytest process, the whole of pytest's
-protocol in it, the reports back through a pipe, and pytest goes on when it has ended, as pytest-forked does it. Nothing is measured, judged, related
-or removed for a test, and sandboxes are made before the clock starts.
+protocol in it, the reports back through a pipe, and pytest goes on when it has ended, as pytest-forked does it. Nothing is measured, judged or
+relayed. Sandboxes are made before the clock starts and stay, or, in the last variant, are made and removed by the builder meanwhile.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ CONFTEST: Final = """
     BOXES, TIMES = [], []
 
     def pytest_collection_finish(session):
-        if BORN in ("fresh", "kept"):
+        if BORN in ("kept", "fresh", "made"):
             from pytest_isolate.model.spec import Spec
             from pytest_isolate.sandbox import Pool
-            pool = session.config.floor = Pool(depth=0)
+            pool = session.config.floor = Pool(depth=3 if BORN == "made" else 0)
             spec = Spec(cpu=1.0, memory=1 << 30, pids=512)
-            BOXES.extend(pool.acquire(spec) for _ in range(len(session.items) if BORN == "fresh" else 1))
-            BOXES.extend(BOXES * (len(session.items) - len(BOXES)))
+            count = len(session.items)
+            if BORN == "made":
+                pool.expect([spec] * count)
+                BOXES.extend([lambda: pool.acquire(spec)] * count)
+            else:
+                made = [pool.acquire(spec) for _ in range(count if BORN == "fresh" else 1)]
+                BOXES.extend([made.pop if BORN == "fresh" else lambda: made[0]] * count)
 
     def pytest_runtest_logstart():
         TIMES.append(time.perf_counter())
@@ -52,7 +57,8 @@ CONFTEST: Final = """
             hook = item.ihook
             hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             readable, writable = os.pipe()
-            pid = BOXES.pop().fork(print) if BOXES else os.fork()
+            box = BOXES.pop()() if BOXES else None
+            pid = box.fork(print) if box else os.fork()
             if pid == 0:
                 reports = runtestprotocol(item, log=False, nextitem=nextitem)
                 data = [item.config.hook.pytest_report_to_serializable(config=item.config, report=report) for report in reports]
@@ -63,6 +69,8 @@ CONFTEST: Final = """
             with open(readable) as file:
                 data = json.load(file)
             os.waitpid(pid, 0)
+            if BORN == "made":
+                box.release()
             for one in data:
                 report = item.config.hook.pytest_report_from_serializable(config=item.config, data=one)
                 hook.pytest_runtest_logreport(report=report)
@@ -80,6 +88,7 @@ def floor(bench: Bench) -> Row:
         "nowhere": (plain, "forked"),
         "in one sandbox": (plain, "kept"),
         "each in a fresh one": (plain, "fresh"),
+        "made meanwhile": (plain, "made"),
         "ours": (OURS, ""),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -92,7 +101,7 @@ def floor(bench: Bench) -> Row:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     base = medians["forked"]
     return Row(
-        "floor of 200 empty tests: no set-up, figures, judgement or removal",
+        "floor of 200 empty tests",
         {name: f"{value:.2f} s ({value / base:.2f} ×)" for name, value in medians.items()},
-        f"{medians['each in a fresh one'] / base:.2f} × forked",
+        f"{medians['made meanwhile'] / base:.2f} × forked",
     )
