@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,8 +177,11 @@ def chromium() -> Iterator[Browser]:
     for flag in _FLAGS + (("--no-sandbox",) if os.geteuid() == 0 else ()):  # Chromium's own sandbox refuses root
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    try:
-        yield Browser(driver)
-    finally:
-        driver.quit()
+    # It leaves directories in the one for temporary files, and some of its processes end after the driver.
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as directory:
+        service = Service("/usr/bin/chromedriver", env={**os.environ, "TMPDIR": directory})
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            yield Browser(driver)
+        finally:
+            driver.quit()
