@@ -7,8 +7,8 @@ and ends. As the memory is the caller's, stack, thread-local storage, errno and 
 line of Python or libc. It is 128 bytes or so of machine code, which use registers and one struct alone: setns, clone,
 exit, no call, no stack. The copy, whose stack is a copy of the caller's, returns from the same function, as from a fork.
 
-Only on x86_64 and aarch64 with glibc, where memory may become executable, and in a process with one thread: libc's at-fork handlers are skipped (see `clone`). `available` says so;
-elsewhere the caller forks twice.
+Only on x86_64 and aarch64 with glibc, where memory may become executable, and in a process with one thread: libc's
+at-fork handlers are skipped (see `clone`). `available` says so; elsewhere the caller forks twice.
 """
 
 from __future__ import annotations

@@ -14,16 +14,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Final
 
 from pytest_isolate.kernel.machine_code import function
 from pytest_isolate.kernel.mounts import MS_BIND, MS_REC, fits_page
+from pytest_isolate.kernel.syscalls import NUMBERS
 
 __all__ = ["Address", "NotRecordable", "Recorder", "ResultOf", "Script", "Slot", "available"]
 
@@ -31,18 +30,6 @@ _CLONE_VM: Final = 0x00000100
 _CLONE_PIDFD: Final = 0x00001000
 
 _AT_FDCWD: Final = -100
-
-_NUMBERS: Final[Mapping[str, Mapping[str, int]]] = MappingProxyType({
-    "x86_64": {
-        "read": 0, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "setsid": 112, "pivot_root": 155, "prctl": 157, "mount": 165,
-        "umount2": 166, "sethostname": 170, "mkdirat": 258, "fchownat": 260, "fchmodat": 268, "dup3": 292, "execveat": 322,
-    },
-    "aarch64": {
-        "dup3": 24, "fcntl": 25, "ioctl": 29, "mkdirat": 34, "umount2": 39, "mount": 40, "pivot_root": 41, "chdir": 49, "fchmodat": 53,
-        "fchownat": 54, "close": 57, "read": 63, "setsid": 157, "sethostname": 161, "prctl": 167, "socket": 198, "execveat": 281,
-    },
-})  # fmt: skip
-"""By machine."""
 
 _X86_64: Final = bytes.fromhex(
     "4989f9"  #              mov    r9, rdi             the script
@@ -242,10 +229,9 @@ class Script:
         self._words: Final = (ctypes.c_int64 * (_HEADER + _WORDS * len(calls)))()
         self._kept: list[object] = []
         self._slots: dict[str, list[int]] = {}
-        numbers = _NUMBERS[platform.machine()]
         for index, call in enumerate(self._calls):
             at = _HEADER + _WORDS * index
-            self._words[at] = numbers[call.name]
+            self._words[at] = NUMBERS[call.name]
             self._words[at + 7] = call.least
             for position, argument in enumerate(call.arguments, at + 1):
                 self._words[position] = self._word(argument, position)

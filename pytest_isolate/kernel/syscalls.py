@@ -26,40 +26,25 @@ _UNIFIED: Final = {
     "clone3": 435,
     "openat2": 437,
 }
+# The second half of those that scripts run on (`script`): system calls that have functions in libc.
 _BY_MACHINE: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
-        "clone": 56,
-        "pivot_root": 155,
-        "capget": 125,
-        "capset": 126,
-        "keyctl": 250,
-        "perf_event_open": 298,
-        "set_robust_list": 273,
-        "get_robust_list": 274,
-        "rseq": 334,
+        "clone": 56, "pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "perf_event_open": 298, "set_robust_list": 273,
+        "get_robust_list": 274, "rseq": 334,
+        "read": 0, "close": 3, "ioctl": 16, "socket": 41, "fcntl": 72, "chdir": 80, "setsid": 112, "prctl": 157, "mount": 165, "umount2": 166,
+        "sethostname": 170, "mkdirat": 258, "fchownat": 260, "fchmodat": 268, "dup3": 292, "execveat": 322,
     },
     "aarch64": {
-        "clone": 220,
-        "pivot_root": 41,
-        "capget": 90,
-        "capset": 91,
-        "keyctl": 219,
-        "perf_event_open": 241,
-        "set_robust_list": 99,
-        "get_robust_list": 100,
-        "rseq": 293,
+        "clone": 220, "pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "perf_event_open": 241, "set_robust_list": 99,
+        "get_robust_list": 100, "rseq": 293,
+        "dup3": 24, "fcntl": 25, "ioctl": 29, "mkdirat": 34, "umount2": 39, "mount": 40, "chdir": 49, "fchmodat": 53, "fchownat": 54, "close": 57,
+        "read": 63, "setsid": 157, "sethostname": 161, "prctl": 167, "socket": 198, "execveat": 281,
     },
     "riscv64": {
-        "clone": 220,
-        "pivot_root": 41,
-        "capget": 90,
-        "capset": 91,
-        "keyctl": 219,
-        "perf_event_open": 241,
-        "set_robust_list": 99,
+        "clone": 220, "pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "perf_event_open": 241, "set_robust_list": 99,
         "get_robust_list": 100,
     },
-}
+}  # fmt: skip
 
 NUMBERS: Final[dict[str, int]] = {**_UNIFIED, **_BY_MACHINE.get(platform.machine(), {})}
 """System call numbers of this machine by name; one that isn't there isn't supported here."""
