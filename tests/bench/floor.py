@@ -25,21 +25,26 @@ CONFTEST: Final = """
     from _pytest.runner import runtestprotocol
 
     BORN = os.environ.get("BORN")
-    BOXES, TIMES = [], []
+    TIMES = []
+
+    def take():
+        pass  # no sandbox
 
     def pytest_collection_finish(session):
+        global take
         if BORN in ("kept", "fresh", "made"):
             from pytest_isolate.model.spec import Spec
             from pytest_isolate.sandbox import Pool
             pool = session.config.floor = Pool(depth=3 if BORN == "made" else 0)
             spec = Spec(cpu=1.0, memory=1 << 30, pids=512)
-            count = len(session.items)
             if BORN == "made":
-                pool.expect([spec] * count)
-                BOXES.extend([lambda: pool.acquire(spec)] * count)
+                pool.expect([spec] * len(session.items))
+                take = lambda: pool.acquire(spec)
+            elif BORN == "fresh":
+                take = [pool.acquire(spec) for _ in session.items].pop
             else:
-                made = [pool.acquire(spec) for _ in range(count if BORN == "fresh" else 1)]
-                BOXES.extend([made.pop if BORN == "fresh" else lambda: made[0]] * count)
+                kept = pool.acquire(spec)
+                take = lambda: kept
 
     def pytest_runtest_logstart():
         TIMES.append(time.perf_counter())
@@ -57,7 +62,7 @@ CONFTEST: Final = """
             hook = item.ihook
             hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             readable, writable = os.pipe()
-            box = BOXES.pop()() if BOXES else None
+            box = take()
             pid = box.fork(print) if box else os.fork()
             if pid == 0:
                 reports = runtestprotocol(item, log=False, nextitem=nextitem)

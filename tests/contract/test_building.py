@@ -47,8 +47,7 @@ seen = []
 for _ in range(100):
     with box(memory=64 << 20): pass
     seen.append(len(os.listdir(os.path.dirname(directory))))
-entries = seen[0]
-tell(max(seen) - entries)
+tell(max(seen) - seen[0])
 """
     assert caller.run(code) < 40
 

@@ -42,7 +42,7 @@ def main() -> int:
         if arguments and arguments[0] in COMMANDS:
             return COMMANDS[arguments[0]](arguments[1:])
         return _tier(arguments)
-    except (NotInstalled, BootFailed, Unreachable, TimeoutError, TierError, CalledProcessError, OSError) as error:
+    except (NotInstalled, BootFailed, Unreachable, TierError, CalledProcessError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 125
 
